@@ -38,7 +38,7 @@ def flatten(
         positions += range(len(e.input_ids))
         ids += e.input_ids
     return {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]),
-            "logits_to_keep": torch.tensor(keep), "labels": torch.tensor(labels)}
+            "logits_to_keep": torch.tensor(keep, dtype=torch.long), "labels": torch.tensor(labels, dtype=torch.long)}
 
 # %% ../nbs/06b_batches.ipynb #c016
 def token_losses(

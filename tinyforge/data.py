@@ -12,6 +12,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jinja2 import TemplateError
+
 from .errors import DataError
 
 # %% ../nbs/06_data.ipynb #c008
@@ -28,7 +30,7 @@ def shape_of(
 ) -> str:          # a key of `SHAPES`
     "Which of the five shapes a record has; ValueError says why it has none, or more than one."
     found = [name for name, (keys, _) in SHAPES.items() if keys <= record.keys()]
-    if "instruction" in found and "input/output" in found: found.remove("input/output")
+    if "instruction" in found and "messages" not in found: found = ["instruction"]  # Alpaca's files also hold input, and some text
     if len(found) == 1: return found[0]
     if found: raise ValueError(f"has the keys of two shapes: {' and '.join(found)}")
     known = "; ".join(", ".join(sorted(keys)) for keys, _ in SHAPES.values())
@@ -49,6 +51,8 @@ def _text(record, key, empty=False):
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is {'null' if value is None else type(value).__name__}, not a string")
     if not empty and not value.strip(): raise ValueError(f"{key!r} is empty")
+    try: value.encode()
+    except UnicodeEncodeError as e: raise ValueError(f"{key!r} holds half a surrogate pair at character {e.start + 1}") from None
     return value
 
 # %% ../nbs/06_data.ipynb #c013
@@ -62,7 +66,8 @@ def _conversation(messages):
         try: _text(message, "content")
         except ValueError as e: raise ValueError(f"message {i}: {e}") from None
     if messages[-1]["role"] != "assistant": raise ValueError("the last message is not the assistant's")
-    if len(messages) < 2: raise ValueError("there is an answer but no question")
+    first = next(m["role"] for m in messages if m["role"] != "system")
+    if first == "assistant": raise ValueError("there is an answer before the first question")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 def to_row(
@@ -101,13 +106,14 @@ def _describe(problems):
 def _lines(path):
     "Numbered lines of a UTF-8 file that are not blank."
     path = Path(path)
+    if len(path.name) > 255 or "\0" in str(path): raise DataError("is no possible file name", str(path)[:80], "pass the path of a JSONL file")
     if path.is_dir(): raise DataError("is a folder, not a file", str(path), "name one .jsonl file in it")
     if not path.exists(): raise DataError("there is no such file", str(path), f"the working folder is {Path.cwd().name!r}: check the path")
     raw = path.read_bytes()
     try: text = raw.decode("utf-8-sig")  # some editors put a mark before the first line
     except UnicodeDecodeError as e:
-        line = raw[:e.start].count(b"\n") + 1
-        raise DataError(f"line {line} is not UTF-8 (byte 0x{raw[e.start]:02x})", str(path), "save the file as UTF-8") from None
+        line = e.object[:e.start].count(b"\n") + 1
+        raise DataError(f"line {line} is not UTF-8 (byte 0x{e.object[e.start]:02x})", str(path), "save the file as UTF-8") from None
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines: raise DataError("the file is empty", str(path), "write one JSON object on each line")
     return lines
@@ -141,18 +147,24 @@ PLAIN_TEMPLATE = ("{% for m in messages %}{{ '### ' + m['role'].title() + ':\n' 
                   "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}")
 
 def _pieces(messages, tokenizer):
-    "Split a rendered conversation into (text, trained?) pieces; the last one ends before the end token."
-    render = lambda part, **kw: tokenizer.apply_chat_template(part, tokenize=False, **kw)
-    full, pieces, at = render(messages), [], 0
-    specials = sorted({str(t) for t in tokenizer.get_added_vocab()} | set(tokenizer.all_special_tokens), key=len)[::-1]
+    "Split a rendered conversation into (text, trained?) pieces; and whether the template ends an answer."
+    def render(part, **options):
+        try: return tokenizer.apply_chat_template(part, tokenize=False, **options)
+        except TemplateError as e: raise ValueError(f"the chat template refuses it: {e}") from None
+    full, pieces, at, stop = render(messages), [], 0, ""
+    mark = "@@answer@@"
+    while mark in full: mark += "@"
+    specials = sorted({*map(str, tokenizer.get_added_vocab()), *tokenizer.all_special_tokens}, key=len, reverse=True)
     for i, message in enumerate(messages):
         if message["role"] != "assistant": continue
         before = render(messages[:i], add_generation_prompt=True)
-        start = full.find(message["content"].strip(), len(before))
-        if not full.startswith(before) or start < 0:
+        marked = render(messages[:i] + [{**message, "content": mark}] + messages[i + 1:])
+        after = marked[marked.rfind(mark) + len(mark):]  # what the template puts behind this answer
+        end = len(full) - len(after)
+        answer = message["content"].strip()
+        if not (mark in marked and full.startswith(before) and full.endswith(after) and at <= len(before) < end
+                and full[:end].rstrip().endswith(answer[-20:])):
             raise ValueError(f"the chat template changes message {i + 1} once it is answered, so it cannot be told what to train")
-        end = start + len(message["content"].strip())
-        after = full[end:]
         stop = next((t for t in specials if t and after.lstrip().startswith(t)), "")
         if stop: end += after.index(stop) + len(stop)
         pieces += [(full[at:len(before)], False), (full[len(before):end], True)]
@@ -160,9 +172,16 @@ def _pieces(messages, tokenizer):
     return pieces, bool(stop)
 
 # %% ../nbs/06_data.ipynb #c029
+def _ids(text, tokenizer, special):
+    "Token ids; of the special tokens that a tokenizer adds, only those at the front."
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not special: return bare
+    ids = tokenizer(text)["input_ids"]
+    return next((ids[:n + len(bare)] for n in range(len(ids) - len(bare) + 1) if ids[n:n + len(bare)] == bare), bare)
+
 def _tokenize(pieces, tokenizer, special):
     "Token ids and trained-flags of the pieces, so that what stands before an answer has the ids it has alone."
-    ids_of = lambda text: tokenizer(text, add_special_tokens=special)["input_ids"] if text else []
+    ids_of = lambda text: _ids(text, tokenizer, special) if text else []
     texts = [t for t, _ in pieces]
     heads = [ids_of("".join(texts[:k])) for k in range(1, len(texts) + 1)]
     whole = heads[-1]
@@ -200,8 +219,8 @@ def encode(
     else: pieces = [(row.prompt, False), (row.text, True)]
     ids, trained = _tokenize(pieces, tokenizer, special=row.kind != "chat")
     if not ends:
-        while ids and ids[-1] == tokenizer.eos_token_id: ids, trained = ids[:-1], trained[:-1]
-        ids, trained = ids + [tokenizer.eos_token_id], trained + [True]
+        if tokenizer.eos_token_id is None: raise ValueError("the tokenizer has no end token: set its eos_token")
+        if ids[-1] != tokenizer.eos_token_id: ids, trained = ids + [tokenizer.eos_token_id], trained + [True]
     labels = [i if t or train_on_prompt else IGNORED for i, t in zip(ids, trained)]
     kept = labels[:max_length]
     if all(label == IGNORED for label in kept[1:]):
@@ -216,11 +235,9 @@ def encode_prompt(
     kind: str="chat", # as the adapter was trained: "chat", "completion" or "text"
 ) -> list[int]:       # token ids, up to where the answer begins
     "The token ids that stood before the answer in training."
-    if kind != "chat":
-        ids = tokenizer(prompt)["input_ids"]
-        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
+    if kind != "chat": return _ids(prompt, tokenizer, special=True)
     text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return _ids(text, tokenizer, special=False)
 
 def ensure_template(
     tokenizer,
@@ -283,6 +300,7 @@ def load_examples(
     "All examples of a file; DataError lists every line that cannot be used."
     if on_bad_line not in ("error", "skip"):
         raise DataError(f"on_bad_line is {on_bad_line!r}", do='pass "error" or "skip"')
+    if max_length < 2: raise DataError(f"max_length is {max_length}", do="pass at least 2 tokens, better some hundreds")
     rows, problems = read_jsonl(path)
     total, items = len(rows) + len(problems), []
     for row in rows:

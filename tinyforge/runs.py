@@ -6,7 +6,7 @@
 __all__ = ['PROVENANCE', 'TrainingConfig', 'TrainResult', 'plot_losses', 'check_output', 'written_whole']
 
 # %% ../nbs/07b_runs.ipynb #c004
-import html, os, shutil, tempfile
+import html, numbers, os, re, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,23 +44,23 @@ class TrainingConfig:
                                     f"use {', '.join(_OURS_AS.get(c, 'the field of the config') for c in clash)} instead")
 
 # %% ../nbs/07b_runs.ipynb #c009
-def _number(low, high, kind=(int, float), above=False):
+def _number(low, high, kind=numbers.Real, above=False):
     def ok(v): return isinstance(v, kind) and not isinstance(v, bool) and (low < v if above else low <= v) and v <= high
-    what = "a whole number" if kind is int else "a number"
+    what = "a whole number" if kind is numbers.Integral else "a number"
     return ok, f"{what} {'above' if above else 'from'} {low} {'up to' if above else 'to'} {high}"
 
 _text = (lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "", "a name or a path")
 _flag = (lambda v: isinstance(v, bool), "True or False")
 _RULES = {
     "model_name": _text, "output_dir": _text, "use_lora": _flag, "train_on_prompt": _flag,
-    "lora_r": _number(1, 4096, int), "lora_alpha": _number(0, 65536, above=True), "lora_dropout": _number(0, 0.95),
+    "lora_r": _number(1, 4096, numbers.Integral), "lora_alpha": _number(0, 65536, above=True), "lora_dropout": _number(0, 0.95),
     "lora_target_modules": (lambda v: v is None or isinstance(v, str) and v != "" or isinstance(v, (list, tuple)) and len(v) > 0
                             and all(isinstance(n, str) and n for n in v), "None, a name, or a list of names of layers"),
     "lora_path": (lambda v: v is None or _text[0](v), "None or the folder of an adapter"),
-    "num_epochs": _number(0, 10000, above=True), "batch_size": _number(1, 65536, int),
-    "gradient_accumulation_steps": _number(1, 65536, int), "learning_rate": _number(0, 1, above=True),
-    "max_length": _number(2, 1 << 20, int), "on_bad_line": (lambda v: v in ("error", "skip"), '"error" or "skip"'),
-    "seed": _number(0, 2**32 - 1, int), "trainer_args": (lambda v: isinstance(v, dict), "a dict"),
+    "num_epochs": _number(0, 10000, above=True), "batch_size": _number(1, 65536, numbers.Integral),
+    "gradient_accumulation_steps": _number(1, 65536, numbers.Integral), "learning_rate": _number(0, 1, above=True),
+    "max_length": _number(2, 1 << 20, numbers.Integral), "on_bad_line": (lambda v: v in ("error", "skip"), '"error" or "skip"'),
+    "seed": _number(0, 2**32 - 1, numbers.Integral), "trainer_args": (lambda v: isinstance(v, dict), "a dict"),
 }
 _OURS_AS = {"num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size"}
 _OURS = {"output_dir", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed",
@@ -118,34 +118,44 @@ TrainResult.plot = plot_losses
 
 # %% ../nbs/07b_runs.ipynb #c018
 PROVENANCE = "tinyforge.json"  # in every saved folder: where it came from
+_WEIGHTS = re.compile(r"adapter_config\.json|adapter_model\.(safetensors|bin)|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 def check_output(path):
     "Refuse, before training, a folder that cannot take the result."
-    path = Path(path)
-    if path.is_file(): raise ConfigError("is a file", f"output_dir {path}", "name a folder")
-    if path.is_dir() and any(path.iterdir()) and not (path/PROVENANCE).exists():
-        raise ConfigError("holds files that no run of this library wrote", f"output_dir {path}", "choose an empty or new folder")
+    def refuse(what, do): raise ConfigError(what, f"output_dir {str(path)[:80]!r}", do)
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent): pass
-    except OSError as e: raise ConfigError(f"cannot be written: {e.strerror}", f"output_dir {path}", "choose another folder") from None
+        target = Path(path).resolve()
+        if Path.cwd().is_relative_to(target): refuse("is the working folder, or holds it", "name a folder in it")
+        if target.exists() and not target.is_dir(): refuse("is not a folder", "name a new one")
+        if os.path.ismount(target): refuse("is a mount point, which cannot be renamed", "name a folder in it")
+        if target.exists() and any(target.iterdir()) and not (target/PROVENANCE).exists():
+            refuse("holds files that no run of this library wrote", "choose an empty or new folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe = Path(tempfile.mkdtemp(prefix=".tinyforge-", dir=target.parent))
+        try: (probe if target.exists() else probe.rename(target)).rmdir()
+        except OSError: probe.rmdir(); raise
+    except (OSError, ValueError, RuntimeError) as e: refuse(f"cannot be written: {getattr(e, 'strerror', None) or e}", "choose another folder")
 
+# %% ../nbs/07b_runs.ipynb #c020
 @contextmanager
 def written_whole(path):
     "A new folder that becomes `path` at the end; files of yours that lay in `path` are kept."
-    path = Path(path).absolute()
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield new
-        old = path.with_name(new.name + "-old")
-        if path.exists():
-            for kept in path.iterdir():
-                if not (new/kept.name).exists() and not kept.name.startswith(("adapter_", "model")):
-                    (shutil.copytree if kept.is_dir() else shutil.copy2)(kept, new/kept.name)
-            path.rename(old)
-        new.chmod(0o755)
-        new.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+    path = Path(path).resolve()
+    new = Path(tempfile.mkdtemp(prefix=".tinyforge-", dir=path.parent))
+    old = new.with_name(new.name + "-old")
+    try: yield new
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+    try:
+        for kept in path.iterdir() if path.exists() else ():
+            if (new/kept.name).exists() or _WEIGHTS.fullmatch(kept.name): continue
+            if kept.is_dir() and not kept.is_symlink(): shutil.copytree(kept, new/kept.name, symlinks=True)
+            else: shutil.copy2(kept, new/kept.name, follow_symlinks=False)
+        new.chmod(0o755)
+        if path.exists(): path.rename(old)
+        new.rename(path)
+    except OSError as e:
+        if old.exists() and not path.exists(): old.rename(path)
+        raise ConfigError(f"cannot take the result: {e.strerror}", f"output_dir {path}", f"the result is whole, in {new}") from e
+    shutil.rmtree(old, ignore_errors=True)
