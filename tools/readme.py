@@ -38,7 +38,7 @@ def render(nb):
         directives = extract_directives(cell, remove=False)
         if directives.keys() & {"hide", "default_exp"}: continue
         code = re.sub(r"^\s*#\s*\|.*\n?", "", cell.source, flags=re.M).strip()
-        if code: parts.append(fence(code, "python"))
+        if code and directives.get("echo:", [""])[0] != "false": parts.append(fence(code, "python"))
         parts += [render_output(output, " ".join(directives.get("fig-alt:", [])).strip("\"'")) for output in cell.outputs]
     return "\n\n".join(filter(None, parts)) + "\n"
 
