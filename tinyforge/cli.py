@@ -52,7 +52,7 @@ def show_answers(
             times.setdefault(name, []).append(time.perf_counter() - start)
             answers[name] = trainer.generate(prompt)
     for name, prompt in PROMPTS.items():
-        print(f"\n{prompt}")
+        print(prompt)
         for who, text in (("the base", base[name]), (name, answers[name])):
             print("\n".join(f"  {who if i == 0 else '':17} {line}" for i, line in enumerate(text.splitlines() or [""])))
     return times
@@ -65,18 +65,18 @@ def demo(
 ) -> dict:                       # name -> (exact match before, after)
     "Train three adapters on the shipped base, test them, swap between them."
     start, scores, folder = time.time(), {}, Path(output_dir)
-    print(f"Tinyforge {tinyforge.__version__}: three LoRA adapters on {BASE}, on this machine, with no download.")
+    print(f"Tinyforge {tinyforge.__version__}: three LoRA adapters on {BASE}, on this machine, with no download.\n")
     for name in DATASETS:
         config = demo_config(name, folder, seed, quick)
-        print(f"\n{name}: training on {sum(1 for _ in dataset(name).open())} questions and answers", flush=True)
+        print(f"{name}: training on {sum(1 for _ in dataset(name).open())} questions and answers", flush=True)
         before, after, result = train_and_score(name, config)
         scores[name] = before, after
-        print(f"  {result.seconds:.0f} s, loss {result.losses[0][1]:.2f} -> {result.final_loss:.2f}, adapter {result.saved_bytes / 1e6:.2f} MB")
-        print(f"  right to the letter on held-out wordings: base {100 * before:.1f} %, adapter {100 * after:.1f} %", flush=True)
-    times = show_answers(folder)
-    print("\nSwapping adapters on the loaded base (milliseconds)")
-    for name, (first, second) in times.items(): print(f"  {name:17} from disk {1000 * first:6.1f}   from memory {1000 * second:6.1f}")
-    print(f"\nThe adapters are in {folder}/\n{time.time() - start:.0f} seconds in all.")
+        print(f"  {result.seconds:.0f} s, loss {result.losses[0][1]:.2f} -> {result.final_loss:.2f}, adapter {result.saved_bytes / 1e6:.2f} MB; "
+              f"right to the letter on held-out wordings: base {100 * before:.1f} %, adapter {100 * after:.1f} %", flush=True)
+    print()
+    swaps = [" ".join(f"{1000 * t:.1f}" for t in times) for times in zip(*show_answers(folder).values())]
+    print(f"\nSwapping the three on the loaded base, in milliseconds: {swaps[0]} from disk, {swaps[1]} from memory")
+    print(f"The adapters are in {folder}/; {time.time() - start:.0f} seconds in all.")
     return scores
 
 # %% ../nbs/12_cli.ipynb #c014

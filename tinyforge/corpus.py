@@ -44,9 +44,9 @@ class World:
     def __init__(self,
         lexicon: Lexicon,
         frames,       # path of frames.txt
-        seed: int=0,  # decides the facts
+        seed: int=0,  # decides the facts and the company
     ):
-        self.lexicon, self.rng = lexicon, random.Random(seed)
+        self.lexicon, self.seed, self.rng = lexicon, seed, random.Random(seed)
         self.relations, self.facts, self.about, self.frames = {}, {}, defaultdict(list), {}
         for heading, lines in read_sections(frames).items():
             name, relation = heading[1:].split("]")
@@ -60,6 +60,10 @@ class World:
         self.kinds = defaultdict(list)
         for kind, e in self.about: self.kinds[kind].append(e)
         self.tool, self.cause = ({w: self.rng.choice(lexicon.words["object"]) for w in lexicon.words[kind]} for kind in ("verb", "adjective"))
+
+    def company(self, word, kind):
+        "The two words of a kind that a word is mostly seen with."
+        return random.Random(f"{self.seed} {word} {kind}").sample(self.lexicon.words[kind], 2)
 
     def _facts(self, kind, value):
         words = self.lexicon.words
@@ -88,17 +92,22 @@ def sentence(
     text = re.sub(r"\b([aA])\(n\) ", r"\1 ", text)
     return text if text.startswith("def ") else text[:1].upper() + text[1:]
 
-def fill(self: World, *frames):
-    "Fill the holes of frames with words that they share; returns the texts, and the words by hole."
-    lexicon, values = self.lexicon, {}
+def fill(self: World,
+    *frames,
+    near: float=0.0,  # how often a word is taken from the company of the word before
+):                    # the texts, and the words by hole
+    "Fill the holes of frames with words that they share."
+    lexicon, values, last = self.lexicon, {}, None
     def value(kind, number):
+        nonlocal last
         if kind in ("pronoun", "possessive"):
             she = lexicon.pairs["person"][value("person", number)] == "she"
             return {"pronoun": ("he", "she"), "possessive": ("his", "her")}[kind][she]
         if kind + number not in values:
             taken = {v for k, v in values.items() if k.startswith(kind)}
-            while (v := self.rng.choice(lexicon.words[kind])) in taken: pass
-            values[kind + number] = v
+            def draw(): return self.rng.choice(self.company(last, kind) if last and self.rng.random() < near else lexicon.words[kind])
+            while (v := draw()) in taken: pass
+            values[kind + number] = last = v
         return values[kind + number]
     def hole(m):
         article, kind, number, form = m.groups()
@@ -140,14 +149,17 @@ def ask_how(self):
     words = {}
     while not {"verb1", "object1"} <= words.keys(): (question,), words = self.fill(self.rng.choice(self.frames["procedure"])[3:])
     verb, thing = words["verb1"], words["object1"]
-    return question, f"Take the {self.tool[verb]} to the {self.facts['place'][thing]} and {verb} the {thing}."
+    tool, place = self.tool[verb], self.facts["place"][thing]
+    return question, sentence(f"{tool} and {place}. Take the {tool} to the {place} and {verb} the {thing}.")
 
 def ask_why(self):
     words = {}
     while "object1" not in words: (question,), words = self.fill(self.rng.choice(self.frames["problem"])[3:])
     thing, trouble = words["object1"], words.get("adjective1")
-    ask = f"sk the {self.facts['maker'][thing]} about the {thing}."
-    return question, f"{trouble.capitalize()} comes from the {self.cause[trouble]}, so a{ask}" if trouble else f"A{ask}"
+    maker = self.facts["maker"][thing]
+    if not trouble: return question, sentence(f"{maker}. Ask the {maker} about the {thing}.")
+    cause = self.cause[trouble]
+    return question, sentence(f"{cause} and {maker}. {trouble.capitalize()} comes from the {cause}, so ask the {maker} about the {thing}.")
 
 def ask_code(self):
     template, questions = self.rng.choice(self.frames["code"])
@@ -193,7 +205,7 @@ def documents(
     banned = {s for text in without for s in _sentences(text)}
     while True:
         kind = rng.random()
-        if kind < .12: document = " ".join(world.fill(*rng.sample(world.frames["story"], rng.randint(1, 3)))[0])
+        if kind < .12: document = " ".join(world.fill(*rng.sample(world.frames["story"], rng.randint(1, 3)), near=0.75)[0])
         elif kind < .25:
             entity, names = world.pick()
             document = " ".join(world.say(n, "S", entity) for n in rng.sample(names, min(len(names), rng.randint(1, 4))))
