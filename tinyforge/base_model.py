@@ -54,7 +54,7 @@ def train_tokenizer(
                                                        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>", chat_template=TEMPLATE)
 
-# %% ../nbs/07_base_model.ipynb #c019
+# %% ../nbs/07_base_model.ipynb #c020
 def base_config(
     vocab_size: int=3072,  # tokens
     hidden_size: int=256, layers: int=4, intermediate_size: int=704, heads: int=4,
@@ -65,7 +65,7 @@ def base_config(
                        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024, tie_word_embeddings=True,
                        bos_token_id=None, pad_token_id=0, eos_token_id=1)
 
-# %% ../nbs/07_base_model.ipynb #c023
+# %% ../nbs/07_base_model.ipynb #c025
 def token_rows(
     documents,       # as `documents` makes them
     tokenizer,
@@ -80,7 +80,7 @@ def token_rows(
                 yield row[:length + 1]
                 row = []
 
-# %% ../nbs/07_base_model.ipynb #c024
+# %% ../nbs/07_base_model.ipynb #c026
 def pretrain(
     model,          # a causal language model with random weights; changed in place
     rows,           # as `token_rows` makes them
@@ -111,7 +111,7 @@ def pretrain(
         if show and (step + 1) % 100 == 0: show(step + 1, sum(losses[-100:]) / 100)
     return losses
 
-# %% ../nbs/07_base_model.ipynb #c032
+# %% ../nbs/07_base_model.ipynb #c034
 BASE = "tinyforge-base"
 
 def model_location(
@@ -142,7 +142,7 @@ def quiet():
         log.set_verbosity(level)
         log.enable_progress_bar()
 
-# %% ../nbs/07_base_model.ipynb #c034
+# %% ../nbs/07_base_model.ipynb #c036
 def _load(cls, name, **options):
     try:
         with quiet(): return cls.from_pretrained(model_location(name), **options)

@@ -25,8 +25,8 @@ def demo_config(
     quick: bool=False, # a quarter of the training
 ) -> TrainingConfig:
     "The settings of one training of the demonstration."
-    return TrainingConfig(model_name=BASE, output_dir=str(Path(folder)/name), lora_r=8, lora_alpha=16, lora_dropout=0.0,
-                          num_epochs=12 / 4 if quick else 12, batch_size=8, learning_rate=1e-2, seed=seed)
+    return TrainingConfig(model_name=BASE, output_dir=str(Path(folder)/name), lora_r=16, lora_alpha=32, num_epochs=12 / 4 if quick else 12,
+                          batch_size=8, learning_rate=5e-3, seed=seed, trainer_args={"adam_beta2": 0.9})
 
 def train_and_score(
     name: str,            # of a data set
@@ -38,7 +38,7 @@ def train_and_score(
     result = trainer.train(dataset(name))
     return before, trainer.exact_match(dataset(name, "heldout")), result
 
-# %% ../nbs/12_cli.ipynb #c011
+# %% ../nbs/12_cli.ipynb #c012
 def show_answers(
     folder,  # that holds the three adapters
 ):
@@ -57,7 +57,7 @@ def show_answers(
             print("\n".join(f"  {who if i == 0 else '':17} {line}" for i, line in enumerate(text.splitlines() or [""])))
     return times
 
-# %% ../nbs/12_cli.ipynb #c012
+# %% ../nbs/12_cli.ipynb #c014
 def demo(
     output_dir="tinyforge-demo", # each adapter gets a folder in it
     seed: int=0,
@@ -79,7 +79,7 @@ def demo(
     print(f"The adapters are in {folder}/; {time.time() - start:.0f} seconds in all.")
     return scores
 
-# %% ../nbs/12_cli.ipynb #c014
+# %% ../nbs/12_cli.ipynb #c016
 def main(
     args=None,  # list of strings; the command line's own if missing
 ) -> int:       # exit status
