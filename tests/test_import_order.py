@@ -14,11 +14,11 @@ def imported(source):
     "Modules of the package that `source` imports, also inside functions."
     found = set()
     for node in ast.walk(ast.parse(source)):
-        names = [alias.name for alias in getattr(node, "names", [])]
+        if not isinstance(node, (ast.Import, ast.ImportFrom)): continue
+        names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             module = f"{PACKAGE}.{node.module or ''}".rstrip(".") if node.level else node.module
             names = [f"{module}.{name}" for name in names]
-        elif not isinstance(node, ast.Import): continue
         found |= {name.split(".")[1] for name in names if name.startswith(f"{PACKAGE}.")}
     return found & NUMBERS.keys()
 
