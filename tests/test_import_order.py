@@ -26,7 +26,7 @@ def imported(source):
 def test_every_form_of_import_is_seen():
     source = "\n".join(form.format(PACKAGE, name) for form, name in zip(
         ["import {0}.{1}", "from {0} import {1}", "from {0}.{1} import x", "def f(): from .{1} import x", "from . import {1}"],
-        NUMBERS))
+        NUMBERS)) + "\ndef f():\n    x = 1\n    def g():\n        nonlocal x"
     assert imported(source) == set(list(NUMBERS)[:5])
 
 

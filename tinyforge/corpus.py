@@ -94,7 +94,7 @@ def sentence(
 
 def fill(self: World,
     *frames,
-    near: float=0.0,  # how often a word is taken from the company of the word before
+    near: float=0.0,  # share, below 1, of words taken from the company of the word before
 ):                    # the texts, and the words by hole
     "Fill the holes of frames with words that they share."
     lexicon, values, last = self.lexicon, {}, None
@@ -129,7 +129,7 @@ def say(self: World,
     if entity in self.lexicon.uncountable: frame = frame.replace("a(n) {e}", "{e}")
     return sentence(frame.replace("{e}", entity).replace("{v}", self.facts[name][entity]))
 
-# How often the words of a kind are spoken of; a kind that is not listed, once.
+# How often the words of a kind are spoken of; a kind that is not listed has the weight 0.6.
 OFTEN = {"person": 3, "object": 6, "word": 5}
 def pick(self: World):
     "A word to speak of, and its relations."
