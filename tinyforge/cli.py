@@ -25,7 +25,7 @@ def demo_config(
     quick: bool=False, # a quarter of the training
 ) -> TrainingConfig:
     "The settings of one training of the demonstration."
-    return TrainingConfig(model_name=BASE, output_dir=str(Path(folder)/name), lora_r=16, lora_alpha=32, num_epochs=12 / 4 if quick else 12,
+    return TrainingConfig(model_name=BASE, output_dir=str(Path(folder)/name), lora_r=32, lora_alpha=64, num_epochs=10 / 4 if quick else 10,
                           batch_size=8, learning_rate=5e-3, seed=seed, trainer_args={"adam_beta2": 0.9})
 
 def train_and_score(

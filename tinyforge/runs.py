@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import ConfigError
+from .targets import PRESETS
 
 # %% ../nbs/07b_runs.ipynb #c008
 @dataclass
@@ -23,7 +24,7 @@ class TrainingConfig:
     lora_r: int=8                     # rank: columns of B, rows of A
     lora_alpha: float=16              # the update is (lora_alpha / lora_r) B A
     lora_dropout: float=0.0           # share of inputs to A set to zero in training
-    lora_target_modules: list|str|None=None  # names of layers; None is "all-linear"
+    lora_target_modules: list|str|None=None  # "all-linear" (if None), "attention", "mlp", or names of layers
     lora_path: str|None=None          # an adapter to start from, or to generate with
     num_epochs: float=3               # passes over the data
     batch_size: int=4                 # examples in a micro-batch
@@ -54,8 +55,8 @@ _flag = (lambda v: isinstance(v, bool), "True or False")
 _RULES = {
     "model_name": _text, "output_dir": _text, "use_lora": _flag, "train_on_prompt": _flag,
     "lora_r": _number(1, 4096, numbers.Integral), "lora_alpha": _number(0, 65536, above=True), "lora_dropout": _number(0, 0.95),
-    "lora_target_modules": (lambda v: v is None or isinstance(v, str) and v != "" or isinstance(v, (list, tuple)) and len(v) > 0
-                            and all(isinstance(n, str) and n for n in v), "None, a name, or a list of names of layers"),
+    "lora_target_modules": (lambda v: v is None or isinstance(v, str) and v in PRESETS or isinstance(v, (list, tuple)) and len(v) > 0
+                            and all(isinstance(n, str) and n for n in v), f"None, one of {', '.join(PRESETS)}, or a list of names of layers"),
     "lora_path": (lambda v: v is None or _text[0](v), "None or the folder of an adapter"),
     "num_epochs": _number(0, 10000, above=True), "batch_size": _number(1, 65536, numbers.Integral),
     "gradient_accumulation_steps": _number(1, 65536, numbers.Integral), "learning_rate": _number(0, 1, above=True),

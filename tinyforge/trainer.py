@@ -22,6 +22,7 @@ from .batches import flatten, flattening_is_exact, pad, token_losses
 from .data import Row, encode, encode_prompt, ensure_template, load_examples, read_jsonl
 from .errors import AdapterError, ConfigError, DataError
 from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, written_whole
+from .targets import resolve_targets
 
 # %% ../nbs/08_trainer.ipynb #c008
 def _make_trainer(model, examples, arguments, collate, callbacks):
@@ -98,15 +99,12 @@ class RealTrainer:
         return self.peft_model if self.peft_model is not None else self.base
 
 # %% ../nbs/08_trainer.ipynb #c014
-def _check_targets(model, targets):
-    "Refuse a target that matches no layer, and name the real ones."
-    if targets is None or isinstance(targets, str): return
-    names = {n for n, m in model.named_modules() if not list(m.children()) and getattr(m, "weight", None) is not None and m.weight.ndim == 2}
-    missing = [t for t in targets if not any(n == t or n.endswith("." + t) for n in names)]
-    if missing:
-        real = sorted({n.rsplit(".", 1)[-1] for n in names})
-        raise ConfigError(f"lora_target_modules: no layer is called {', '.join(map(repr, missing))}", "TrainingConfig",
-                          f"the layers of this model are called {', '.join(real)}")
+def _targets(model, wanted):
+    "The names of the layers that get an adapter; says what is ambiguous."
+    try: targets = resolve_targets(model, wanted or "all-linear")
+    except ConfigError as e: raise ConfigError(f"lora_target_modules: {e.what}", "TrainingConfig", e.do) from None
+    for note in targets.notes: print(f"lora_target_modules: {note}")
+    return targets.names
 
 def _adapter_name(path): return "at_" + hashlib.sha256(str(Path(path).absolute()).encode()).hexdigest()[:16]  # PEFT wants no dots
 
@@ -115,20 +113,17 @@ def _new_adapter(self, name, start_from=None):
     "Put a fresh adapter, or a copy of a saved one, on the base and make it the trained one."
     from peft import LoraConfig, get_peft_model
     c = self.config
-    _check_targets(self.base, c.lora_target_modules)
+    targets = _targets(self.base, c.lora_target_modules)
     if start_from:
         self.load_lora(start_from, name, trainable=True)
         return
-    lora = LoraConfig(r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, task_type="CAUSAL_LM",
-                      target_modules=c.lora_target_modules or "all-linear")
+    lora = LoraConfig(r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, target_modules=targets, task_type="CAUSAL_LM")
     torch.manual_seed(c.seed)
-    try:
-        with quiet():
-            if self.peft_model is None: self.peft_model = get_peft_model(self.base, lora, adapter_name=name)
-            else:
-                if name in self.peft_model.peft_config: self.peft_model.delete_adapter(name)
-                self.peft_model.add_adapter(name, lora)
-    except ValueError as e: raise ConfigError(str(e).splitlines()[0], "lora_target_modules", "pass names of layers of this model") from None
+    with quiet():
+        if self.peft_model is None: self.peft_model = get_peft_model(self.base, lora, adapter_name=name)
+        else:
+            if name in self.peft_model.peft_config: self.peft_model.delete_adapter(name)
+            self.peft_model.add_adapter(name, lora)
     self.peft_model.set_adapter(name)
 
 RealTrainer._new_adapter = _new_adapter
