@@ -16,6 +16,8 @@ import torch
 from .batches import token_losses
 from .errors import ModelError
 
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # tells of an optional kernel, whatever is run
+
 # %% ../nbs/07_base_model.ipynb #c009
 DATASETS = ("customer_support", "code_helper", "medical_qa")
 
@@ -124,8 +126,6 @@ def model_location(
         what = "holds an adapter, not a model" if (path/"adapter_config.json").exists() else "holds no config.json"
         raise ModelError(what, str(name), "pass an adapter as lora_path, and its base as model_name" if "adapter" in what else "name a folder that save_pretrained wrote")
     return str(path if path.is_dir() else name)
-
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # tells of an optional kernel, whatever is run
 
 @contextmanager
 def quiet():

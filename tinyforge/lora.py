@@ -9,7 +9,6 @@ __all__ = ['best_factors', 'share_held', 'LoRALinear', 'LoRAEmbedding', 'lora_la
 # %% ../nbs/01_lora.ipynb #c004
 import math
 
-
 import torch
 from torch import nn
 
