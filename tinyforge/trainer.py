@@ -17,10 +17,11 @@ import torch
 from tqdm.auto import tqdm
 
 import tinyforge
-from .base_model import load_base, load_tokenizer, quiet
+from .base_model import load_base, load_tokenizer
 from .batches import flatten, flattening_is_exact, pad, token_losses
 from .data import Row, encode, encode_prompt, ensure_template, load_examples, read_jsonl
 from .errors import AdapterError, ConfigError, DataError
+from .models import quiet
 from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, written_whole
 from .targets import resolve_targets
 
