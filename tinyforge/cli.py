@@ -7,6 +7,7 @@ __all__ = ['PROMPTS', 'demo_config', 'train_and_score', 'show_answers', 'demo', 
 
 # %% ../nbs/12_cli.ipynb #c004
 import argparse, sys, time
+from contextlib import suppress
 from pathlib import Path
 
 import tinyforge
@@ -14,8 +15,9 @@ from .base_model import DATASETS, dataset
 from .errors import TinyforgeError
 from .models import BASE, quiet
 from .parameters import count_parameters
+from .runs import TrainingConfig, check_output
 from .targets import PRESETS
-from .trainer import RealTrainer, TrainingConfig
+from .trainer import RealTrainer
 
 # %% ../nbs/12_cli.ipynb #c008
 PROMPTS = {"customer_support": "How do I reset my password?", "code_helper": "Write a Python function to sort a list",
@@ -67,12 +69,16 @@ def demo(
     quick: bool=False,           # a quarter of the training, to see that it runs
 ) -> dict:                       # name -> (exact match before, after)
     "Train three adapters on the shipped base, test them, swap between them."
-    start, scores, folder = time.time(), {}, Path(output_dir)
+    start, scores, folder = time.time(), {}, Path(output_dir).expanduser()
+    configs = {name: demo_config(name, folder, seed, quick) for name in DATASETS}
+    for config in configs.values(): check_output(config.output_dir)  # the last folder too, before the first training
     print(f"Tinyforge {tinyforge.__version__}: three LoRA adapters on {BASE}, on this machine, with no download.\n")
-    for name in DATASETS:
-        config = demo_config(name, folder, seed, quick)
+    for name, config in configs.items():
         print(f"{name}: training on {sum(1 for _ in dataset(name).open())} questions and answers", flush=True)
-        before, after, result = train_and_score(name, config)
+        try: before, after, result = train_and_score(name, config)
+        except BaseException:
+            with suppress(OSError): folder.rmdir()  # if there is nothing in it yet
+            raise
         scores[name] = before, after
         print(f"  {result.seconds:.0f} s, loss {result.losses[0][1]:.2f} -> {result.final_loss:.2f}, adapter {result.saved_bytes / 1e6:.2f} MB; "
               f"right to the letter on held-out wordings: base {100 * before:.1f} %, adapter {100 * after:.1f} %", flush=True)
@@ -108,6 +114,6 @@ def main(
         print(f"tinyforge: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ntinyforge: interrupted; adapters that were finished are kept", file=sys.stderr)
+        print("\ntinyforge: interrupted; nothing is left half done", file=sys.stderr)
         return 130
     return 0

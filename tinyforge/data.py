@@ -7,7 +7,7 @@ __all__ = ['SHAPES', 'PLAIN_TEMPLATE', 'IGNORED', 'shape_of', 'Row', 'to_row', '
            'ensure_template', 'TokenStrip', 'Examples', 'load_examples']
 
 # %% ../nbs/06_data.ipynb #c004
-import html, json
+import html, json, os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +105,8 @@ def _describe(problems):
 # %% ../nbs/06_data.ipynb #c020
 def _lines(path):
     "Numbered lines of a UTF-8 file that are not blank."
-    path = Path(path)
+    if not isinstance(path, (str, os.PathLike)): raise DataError(f"is a {type(path).__name__}, not the path of a file", "data", "write the examples to a JSONL file and pass its path")
+    path = Path(path).expanduser()
     if len(path.name) > 255 or "\0" in str(path): raise DataError("is no possible file name", str(path)[:80], "pass the path of a JSONL file")
     if path.is_dir(): raise DataError("is a folder, not a file", str(path), "name one .jsonl file in it")
     if not path.exists(): raise DataError("there is no such file", str(path), f"the working folder is {Path.cwd().name!r}: check the path")
@@ -205,7 +206,13 @@ class Example:
     input_ids: list[int]  # (tokens,)
     labels: list[int]     # (tokens,), -100 where not trained
     line: int             # where it stands in its file
-    truncated: bool=False # whether tokens were cut off to fit max_length
+    cut: int=0            # tokens that did not fit into max_length
+
+def _refuse_control(text, tokenizer):
+    "Text that would become control tokens could end an answer, or speak in another role."
+    control = {*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
+    found = min((t for t in control if t and t in text), key=text.index, default=None)
+    if found: raise ValueError(f"holds {found!r}, a control token of this model, which the chat template sets by itself")
 
 def encode(
     row: Row,
@@ -215,7 +222,9 @@ def encode(
 ) -> Example:
     "Token ids and labels of one row, the end token last; ValueError if nothing trainable is left."
     ends = False
-    if row.kind == "chat": pieces, ends = _pieces(row.messages, tokenizer)
+    if row.kind == "chat":
+        for message in row.messages: _refuse_control(message["content"], tokenizer)
+        pieces, ends = _pieces(row.messages, tokenizer)
     else: pieces = [(row.prompt, False), (row.text, True)]
     ids, trained = _tokenize(pieces, tokenizer, special=row.kind != "chat")
     if not ends:
@@ -226,7 +235,7 @@ def encode(
     if all(label == IGNORED for label in kept[1:]):
         first = next((n for n, t in enumerate(trained) if t), len(ids))
         raise ValueError(f"max_length={max_length} cuts the answer off (it begins at token {first + 1})")
-    return Example(ids[:max_length], kept, row.line, len(ids) > max_length)
+    return Example(ids[:max_length], kept, row.line, max(0, len(ids) - max_length))
 
 # %% ../nbs/06_data.ipynb #c036
 def encode_prompt(
@@ -236,6 +245,8 @@ def encode_prompt(
 ) -> list[int]:       # token ids, up to where the answer begins
     "The token ids that stood before the answer in training."
     if kind != "chat": return _ids(prompt, tokenizer, special=True)
+    try: _refuse_control(prompt, tokenizer)
+    except ValueError as e: raise DataError(f"the prompt {e}", repr(prompt[:60]), "take it out: a question is text only") from None
     text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
     return _ids(text, tokenizer, special=False)
 
@@ -282,12 +293,15 @@ class Examples:
     @property
     def tokens(self): return sum(len(e.input_ids) for e in self.items)
     @property
+    def longest(self): return max(len(e.input_ids) + e.cut for e in self.items)  # tokens, before any were cut
+    @property
+    def cut(self): return sum(e.cut > 0 for e in self.items)
+    @property
     def labelled(self): return sum(sum(l != IGNORED for l in e.labels[1:]) for e in self.items)
 
     def __repr__(self):
-        cut = sum(e.truncated for e in self.items)
         return (f"{len(self)} examples ({self.kind}) from {self.path}: {self.tokens:,} tokens, {self.labelled:,} trained, "
-                f"longest {max(len(e.input_ids) for e in self.items)}, {cut} truncated, {len(self.skipped)} lines skipped")
+                f"longest {self.longest}, {self.cut} cut, {len(self.skipped)} lines skipped")
 
 # %% ../nbs/06_data.ipynb #c045
 def load_examples(
@@ -312,4 +326,6 @@ def load_examples(
     if problems and on_bad_line == "error":
         raise DataError(report, str(path), 'mend these lines, or pass on_bad_line="skip" to train without them')
     if problems: print(f"{path}: skipped: {report}")
-    return Examples(items, rows[0].kind, str(path), problems)
+    examples = Examples(items, rows[0].kind, str(path), problems)
+    if examples.cut: print(f"{path}: {examples.cut} of {len(items)} examples are cut at max_length={max_length}, so they do not teach where to stop; the longest has {examples.longest} tokens")
+    return examples

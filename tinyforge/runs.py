@@ -6,9 +6,9 @@
 __all__ = ['PROVENANCE', 'TrainingConfig', 'TrainResult', 'plot_losses', 'check_output', 'written_whole']
 
 # %% ../nbs/07b_runs.ipynb #c004
-import html, numbers, os, re, shutil, tempfile
+import difflib, html, numbers, os, re, shutil, tempfile
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from .errors import ConfigError
@@ -36,6 +36,13 @@ class TrainingConfig:
     seed: int=0                       # of the adapter's start and the order of examples
     trainer_args: dict=field(default_factory=dict)  # anything else for transformers.TrainingArguments
 
+    def __new__(cls, *args, **options):
+        known = [f.name for f in fields(cls)]
+        for name in options.keys() - set(known):
+            near = difflib.get_close_matches(name, known, 3, 0.5)
+            raise ConfigError(f"there is no field {name!r}", "TrainingConfig", f"the nearest are {', '.join(near)}" if near else f"the fields are {', '.join(known)}")
+        return super().__new__(cls)
+
     def __post_init__(self):
         for name, (ok, allowed) in _RULES.items():
             value = getattr(self, name)
@@ -43,6 +50,9 @@ class TrainingConfig:
         clash = sorted(_OURS & self.trainer_args.keys())
         if clash: raise ConfigError(f"trainer_args sets {', '.join(clash)}, which TrainingConfig sets", "TrainingConfig",
                                     f"use {', '.join(_OURS_AS.get(c, 'the field of the config') for c in clash)} instead")
+        if self.lora_path is not None and not self.use_lora:
+            raise ConfigError("lora_path names an adapter, and use_lora is False", "TrainingConfig", "leave one of them out")
+        self.output_dir = os.path.expanduser(self.output_dir)
 
 # %% ../nbs/07b_runs.ipynb #c009
 def _number(low, high, kind=numbers.Real, above=False):
@@ -81,6 +91,7 @@ class TrainResult:
     total_parameters: int
     saved_bytes: int         # of the weights file
     batching: str            # "flattened" or "padded"
+    cut: int=0               # examples that lost their end to max_length
 
     @property
     def final_loss(self): return sum(l for _, l in self.losses[-10:]) / len(self.losses[-10:])
@@ -89,7 +100,7 @@ class TrainResult:
     def _rows(self):
         share = 100 * self.trainable_parameters / self.total_parameters
         return [("trained", f"{self.trainable_parameters:,} of {self.total_parameters:,} parameters ({share:.2f} %)"),
-                ("data", f"{self.examples} examples, {self.steps} steps, {self.batching} batches"),
+                ("data", f"{self.examples} examples, {self.steps} steps, {self.batching} batches" + (f", {self.cut} examples cut" if self.cut else "")),
                 ("loss", f"{self.losses[0][1]:.3f} at first, {self.final_loss:.3f} at the end"),
                 ("speed", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s"),
                 ("saved", f"{self.saved_bytes / 1e6:.2f} MB in {self.output_dir}")]
