@@ -13,7 +13,9 @@ import torch
 
 from .batches import token_losses
 from .errors import ModelError
-from .models import BASE, model_location, offline, quiet
+from .models import BASE, model_config, model_location, offline, quiet
+from .quantization import check_quantizable, quantization_config
+from .targets import skeleton
 
 # %% ../nbs/07_base_model.ipynb #c009
 DATASETS = ("customer_support", "code_helper", "medical_qa")
@@ -122,13 +124,21 @@ def _load(cls, name, **options):
 def load_base(
     name=BASE,  # "tinyforge-base", a local folder, or a Hub id
     dtype=None, # of the weights; float32 on a CPU and bfloat16 on a GPU if missing
+    load_in_4bit: bool=False,  # NF4 for all linear layers but the head, chapter 04
 ):
     "A causal language model, ready for an adapter."
     from transformers import AutoModelForCausalLM
     gpu = torch.cuda.is_available()
-    model = _load(AutoModelForCausalLM, name, dtype=dtype or (torch.bfloat16 if gpu else torch.float32))
+    options, device = {"dtype": dtype or (torch.bfloat16 if gpu else torch.float32)}, "cuda" if gpu else "cpu"
+    if load_in_4bit:
+        check_quantizable(skeleton(model_config(name)))
+        options |= {"quantization_config": quantization_config(), "device_map": device}
+    model = _load(AutoModelForCausalLM, name, **options)
     model.name_or_path = str(name)  # what an adapter will say that it belongs to
-    return model.to("cuda" if gpu else "cpu").eval()
+    if not load_in_4bit: return model.to(device).eval()
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False  # it would end all gradients
+    return model.eval()
 
 def load_tokenizer(
     name=BASE,

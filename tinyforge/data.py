@@ -7,7 +7,7 @@ __all__ = ['SHAPES', 'PLAIN_TEMPLATE', 'IGNORED', 'shape_of', 'Row', 'to_row', '
            'ensure_template', 'TokenStrip', 'Examples', 'load_examples']
 
 # %% ../nbs/06_data.ipynb #c004
-import html, json, os
+import hashlib, html, json, os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +104,7 @@ def _describe(problems):
 
 # %% ../nbs/06_data.ipynb #c020
 def _lines(path):
-    "Numbered lines of a UTF-8 file that are not blank."
+    "Numbered lines of a UTF-8 file that are not blank, and the hash of its bytes."
     if not isinstance(path, (str, os.PathLike)): raise DataError(f"is a {type(path).__name__}, not the path of a file", "data", "write the examples to a JSONL file and pass its path")
     path = Path(path).expanduser()
     if len(path.name) > 255 or "\0" in str(path): raise DataError("is no possible file name", str(path)[:80], "pass the path of a JSONL file")
@@ -117,7 +117,7 @@ def _lines(path):
         raise DataError(f"line {line} is not UTF-8 (byte 0x{e.object[e.start]:02x})", str(path), "save the file as UTF-8") from None
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines: raise DataError("the file is empty", str(path), "write one JSON object on each line")
-    return lines
+    return lines, hashlib.sha256(raw).hexdigest()
 
 def _parse(line):
     try: record = json.loads(line)
@@ -127,12 +127,9 @@ def _parse(line):
     return record
 
 # %% ../nbs/06_data.ipynb #c021
-def read_jsonl(
-    path,                # a JSONL file
-) -> tuple[list[Row], list[tuple[int, str]]]:  # usable rows; (line, reason) of the others
-    "Read every line of a file. The first good line decides the shape that all others must have."
-    rows, problems, shape = [], [], None
-    for n, line in _lines(path):
+def _read(path):
+    rows, problems, shape, (lines, sha256) = [], [], None, _lines(path)
+    for n, line in lines:
         try:
             record = _parse(line)
             row, found = to_row(record, n), shape_of(record)
@@ -140,7 +137,13 @@ def read_jsonl(
             if found != shape: raise ValueError(f"has the shape {found}, but the file began with {shape}")
             rows.append(row)
         except ValueError as e: problems.append((n, str(e)))
-    return rows, problems
+    return rows, problems, sha256
+
+def read_jsonl(
+    path,                # a JSONL file
+) -> tuple[list[Row], list[tuple[int, str]]]:  # usable rows; (line, reason) of the others
+    "Read every line of a file. The first good line decides the shape that all others must have."
+    return _read(path)[:2]
 
 # %% ../nbs/06_data.ipynb #c025
 PLAIN_TEMPLATE = ("{% for m in messages %}{{ '### ' + m['role'].title() + ':\n' + m['content'] }}"
@@ -285,6 +288,7 @@ class Examples:
     items: list[Example]
     kind: str                  # "chat", "completion" or "text"
     path: str
+    sha256: str                # of the bytes that were read
     skipped: list[tuple[int, str]]=field(default_factory=list)  # (line, reason) of those left out
 
     def __len__(self): return len(self.items)
@@ -315,7 +319,7 @@ def load_examples(
     if on_bad_line not in ("error", "skip"):
         raise DataError(f"on_bad_line is {on_bad_line!r}", do='pass "error" or "skip"')
     if max_length < 2: raise DataError(f"max_length is {max_length}", do="pass at least 2 tokens, better some hundreds")
-    rows, problems = read_jsonl(path)
+    rows, problems, sha256 = _read(path)
     total, items = len(rows) + len(problems), []
     for row in rows:
         try: items.append(encode(row, tokenizer, max_length, train_on_prompt))
@@ -326,6 +330,6 @@ def load_examples(
     if problems and on_bad_line == "error":
         raise DataError(report, str(path), 'mend these lines, or pass on_bad_line="skip" to train without them')
     if problems: print(f"{path}: skipped: {report}")
-    examples = Examples(items, rows[0].kind, str(path), problems)
+    examples = Examples(items, rows[0].kind, str(path), sha256, problems)
     if examples.cut: print(f"{path}: {examples.cut} of {len(items)} examples are cut at max_length={max_length}, so they do not teach where to stop; the longest has {examples.longest} tokens")
     return examples

@@ -6,7 +6,7 @@
 __all__ = ['SavedAdapter', 'read_adapter', 'AdaptedModel', 'load_lora', 'generate', 'exact_match']
 
 # %% ../nbs/07c_inference.ipynb #d004
-import itertools, json
+import itertools, json, math, os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .base_model import load_base, load_tokenizer
 from .data import Row, encode, encode_prompt, ensure_template, read_jsonl
 from .errors import AdapterError, ConfigError, DataError
 from .models import BASE, quiet
+from .parameters import count_parameters
 from .runs import PROVENANCE
 
 # %% ../nbs/07c_inference.ipynb #d008
@@ -55,6 +56,7 @@ def read_adapter(
     path,  # folder, as saved by `train` or by PEFT
 ) -> SavedAdapter:
     "Read and check the files of an adapter; AdapterError says which is missing, damaged or without effect."
+    if not isinstance(path, (str, os.PathLike)): raise AdapterError(f"a {type(path).__name__} is not a folder", do="pass the path of an adapter")
     path = Path(path).expanduser()
     if not (path/"adapter_config.json").is_file():
         raise AdapterError("there is no adapter_config.json" if path.is_dir() else "there is no such folder", str(path),
@@ -62,9 +64,14 @@ def read_adapter(
     config = _read_object(path/"adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"adapter_config.json has the peft_type {config.get('peft_type')!r}, not 'LORA'", str(path), "only LoRA adapters can be put on")
+    r, alpha = config.get("r"), config.get("lora_alpha")
+    if not (isinstance(r, int) and r > 0 and isinstance(alpha, (int, float)) and math.isfinite(alpha)):
+        raise AdapterError(f"adapter_config.json has the rank {r!r} and the alpha {alpha!r}", str(path), _AGAIN)
     origin = _read_object(path/PROVENANCE) if (path/PROVENANCE).exists() else {}
     if origin and not isinstance(origin.get("base"), str):
         raise AdapterError(f"{PROVENANCE} does not name the base", str(path), f"restore the file, or take it away if you know that the adapter fits")
+    if origin.get("kind", "chat") not in ("chat", "completion", "text"):
+        raise AdapterError(f"{PROVENANCE} has the kind {origin['kind']!r}, not chat, completion or text", str(path), "restore the file")
     tensors = _read_tensors(path)
     broken = [n for n, t in tensors.items() if not t.isfinite().all()]
     if broken: raise AdapterError(f"{len(broken)} tensors hold numbers that are not finite (the first: {broken[0]})", str(path), "train again, with a smaller learning rate")
@@ -81,16 +88,19 @@ class _Loaded:
     stamp: tuple  # of its files, when they were read
 
 def _key(path): return str(Path(path).expanduser().absolute())
-def _stamp(path): return tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(_key(path)).glob("adapter_*")))
-def _same_model(a, b): return a == b or Path(a).is_dir() and Path(a).resolve() == Path(b).resolve()
+def _stamp(path): return tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(_key(path)).iterdir()) if f.name.startswith("adapter_") or f.name == PROVENANCE)
+def _same_model(a, b):
+    here, there = Path(a).expanduser(), Path(b).expanduser()
+    return a == b or here.is_dir() and here.resolve() == there.resolve()
 
 class AdaptedModel:
     "One base model, and the adapters that were put on it."
     def __init__(self,
         model_name=BASE,  # "tinyforge-base", a local folder, or a Hub id
         lora_path=None,   # an adapter to begin with
+        load_in_4bit: bool=False,  # the base in NF4, chapter 04
     ):
-        self.model_name, self.lora_path, self.tokenizer = str(model_name), lora_path, None
+        self.model_name, self.lora_path, self.load_in_4bit, self.tokenizer = str(model_name), lora_path, load_in_4bit, None
         self._numbers = itertools.count()
         self._drop_base()
 
@@ -102,8 +112,8 @@ class AdaptedModel:
         if self.base_was_tuned: self._drop_base()
         if self.base is not None: return
         self._load_tokenizer()
-        self.base = load_base(self.model_name).requires_grad_(False)
-        self.base_parameters = sum(p.numel() for p in self.base.parameters())
+        self.base = load_base(self.model_name, load_in_4bit=self.load_in_4bit).requires_grad_(False)
+        self.base_parameters = count_parameters(self.base).total
 
     def _load_tokenizer(self):
         if self.tokenizer is None:
@@ -123,8 +133,13 @@ class AdaptedModel:
 
     @active.setter
     def active(self, key):
-        if key is not None and key not in self.adapters:
+        if key is None: self.lora_path = None  # not even the one to begin with
+        known = _key(key) if isinstance(key, (str, os.PathLike)) and key not in self.adapters else key
+        if known is not None and not (isinstance(known, str) and known in self.adapters):
             raise AdapterError(f"no adapter is loaded as {key!r}", do=f"load_lora it first; there are {', '.join(self.adapters) or 'none yet'}")
+        self._switch(known)
+
+    def _switch(self, key):
         self._active = key
         if self.peft_model is None: return
         if key is None: self.peft_model.base_model.disable_adapter_layers()
@@ -133,14 +148,14 @@ class AdaptedModel:
             self.peft_model.set_adapter(self.adapters[key].name, inference_mode=True)
 
 # %% ../nbs/07c_inference.ipynb #d017
-def _put_on(self, path, saved, trainable=False):
-    "Put a saved adapter on the base under a new name; returns the name."
+def _put_on(self, path, saved, name, trainable=False):
+    "Put a saved adapter on the base under a new name."
     from peft import LoraConfig, PeftModel
     if saved.origin and not _same_model(saved.origin["base"], self.model_name):
         raise AdapterError(f"was trained on {saved.origin['base']}, not on {self.model_name}", str(path),
                            f"load it on its own base; if that has only moved, write its new place as base into {PROVENANCE}")
+    tuned = (self.base, self.base_kind) if self.base_was_tuned else None
     self._load_base()
-    name = f"adapter_{next(self._numbers)}"
     try:
         with quiet():
             if self.peft_model is None:
@@ -155,9 +170,12 @@ def _put_on(self, path, saved, trainable=False):
             raise ValueError(f"{len(missing)} tensors are missing and {len(found.unexpected_keys)} find no place (the first: {(missing + list(found.unexpected_keys))[0]})")
     except Exception as e:
         self._take_off(name)
+        if tuned: (self.base, self.base_kind), self.base_was_tuned = tuned, True
         lines = str(e).strip().splitlines() or [type(e).__name__]
         raise AdapterError(f"does not fit {self.model_name}: {lines[-1].strip()}", str(path), "load it on the base it was trained on") from e
-    return name
+    if tuned: print("the base that was trained in full is let go: adapters belong on the one they were trained on")
+
+def _new_name(self): return f"adapter_{next(self._numbers)}"
 
 def _take_off(self, name):
     "Remove an adapter from the base, and make the active one active again."
@@ -167,9 +185,9 @@ def _take_off(self, name):
         self.peft_model.set_adapter(next(other for other in self.peft_model.peft_config if other != name), inference_mode=True)
         self.peft_model.delete_adapter(name)
     self.adapters = {key: loaded for key, loaded in self.adapters.items() if loaded.name != name}
-    self.active = self._active if self._active in self.adapters else None
+    self._switch(self._active if self._active in self.adapters else None)
 
-AdaptedModel._put_on, AdaptedModel._take_off = _put_on, _take_off
+AdaptedModel._put_on, AdaptedModel._take_off, AdaptedModel._new_name = _put_on, _take_off, _new_name
 
 # %% ../nbs/07c_inference.ipynb #d018
 def load_lora(self: AdaptedModel,
@@ -177,18 +195,31 @@ def load_lora(self: AdaptedModel,
     name: str=None,  # under which it is kept; its path if missing
 ) -> None:
     "Make a saved adapter the active one; from memory if it was loaded before and has not changed."
-    key, known = name or _key(path), self.adapters.get(name or _key(path))
+    if not isinstance(path, (str, os.PathLike)): raise AdapterError(f"a {type(path).__name__} is not a folder", do="pass the path of an adapter")
+    if not (name is None or isinstance(name, str) and name): raise AdapterError(f"the name {name!r} is not a string", str(path), "pass a string, or none")
+    key = name or _key(path)
+    known = self.adapters.get(key)
     path = Path(path).expanduser()
-    if known is None or known.path != path.absolute() or known.stamp != _stamp(path):
+    if known is None or known.path != path.absolute() or not path.is_dir() or known.stamp != _stamp(path):
         saved, stamp = read_adapter(path), _stamp(path)
-        fresh = self._put_on(path, saved)
+        fresh = self._new_name()
+        self._put_on(path, saved, fresh)
         if key in self.adapters: self._take_off(self.adapters[key].name)
         self.adapters[key] = _Loaded(fresh, path.absolute(), saved.kind, stamp)
-    self.active = key
+    self._switch(key)
 
 AdaptedModel.load_lora = load_lora
 
 # %% ../nbs/07c_inference.ipynb #d023
+def _check_options(options):
+    "Refuse options of transformers' generate that would be ignored, or give another number of answers."
+    def refuse(name, what, do): raise ConfigError(f"{name} {what}", "generate", do)
+    if options.get("num_return_sequences", 1) != 1: refuse("num_return_sequences", "asks for several answers to a prompt", "repeat the prompt, with do_sample=True")
+    for name in ("max_length", "min_length", "generation_config", "return_dict_in_generate"):
+        if options.get(name): refuse(name, "would be ignored here", "pass max_new_tokens, and each option by itself")
+    for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+        if name in options and not options.get("do_sample"): refuse(name, "would be ignored without sampling", "pass do_sample=True")
+
 @torch.no_grad()
 def generate(self: AdaptedModel,
     prompts,                  # a string, or a list of them
@@ -198,10 +229,11 @@ def generate(self: AdaptedModel,
 ):                            # a string, or a list of them
     "Answer with the active adapter, or with the base if there is none."
     if isinstance(prompts, str): return self.generate([prompts], max_new_tokens, batch_size, **options)[0]
-    prompts = list(prompts)
+    if not isinstance(prompts, (list, tuple)): raise DataError(f"is a {type(prompts).__name__}", "prompts", "pass a string, or a list of them")
+    if not (isinstance(batch_size, int) and batch_size > 0): raise ConfigError(f"batch_size is {batch_size!r}, but must be a whole number from 1", "generate")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str): raise DataError(f"is {'None' if prompt is None else 'a ' + type(prompt).__name__}, not a string", f"prompt {i + 1} of {len(prompts)}", "pass a string, or a list of them")
-    if options.get("num_return_sequences", 1) != 1: raise ConfigError("num_return_sequences asks for several answers to a prompt", "generate", "repeat the prompt, with do_sample=True")
+    _check_options(options)
     if self.base is None and self.lora_path: self.load_lora(self.lora_path)
     if self.base is None: self._load_base()
     tok, kind = self.tokenizer, self.adapters[self.active].kind if self.active else self.base_kind

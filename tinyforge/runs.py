@@ -26,6 +26,7 @@ class TrainingConfig:
     lora_dropout: float=0.0           # share of inputs to A set to zero in training
     lora_target_modules: list|str|None=None  # "all-linear" (if None), "attention", "mlp", or names of layers
     lora_path: str|None=None          # an adapter to start from, or to generate with
+    load_in_4bit: bool=False          # the base in NF4, chapter 04
     num_epochs: float=3               # passes over the data
     batch_size: int=4                 # examples in a micro-batch
     gradient_accumulation_steps: int=1  # micro-batches in a step
@@ -46,12 +47,17 @@ class TrainingConfig:
     def __post_init__(self):
         for name, (ok, allowed) in _RULES.items():
             value = getattr(self, name)
+            if hasattr(value, "item") and getattr(value, "ndim", None) == 0: setattr(self, name, value := value.item())  # a number of numpy's
             if not ok(value): raise ConfigError(f"{name} is {value!r}, but must be {allowed}", "TrainingConfig")
         clash = sorted(_OURS & self.trainer_args.keys())
+        unused = sorted(_UNUSED & self.trainer_args.keys())
+        if unused: raise ConfigError(f"trainer_args sets {', '.join(unused)}, which would change nothing here", "TrainingConfig", "leave it out")
         if clash: raise ConfigError(f"trainer_args sets {', '.join(clash)}, which TrainingConfig sets", "TrainingConfig",
                                     f"use {', '.join(_OURS_AS.get(c, 'the field of the config') for c in clash)} instead")
         if self.lora_path is not None and not self.use_lora:
             raise ConfigError("lora_path names an adapter, and use_lora is False", "TrainingConfig", "leave one of them out")
+        if self.load_in_4bit and not self.use_lora:
+            raise ConfigError("load_in_4bit is True, and use_lora is False: weights of four bits cannot be trained", "TrainingConfig", "leave one of them out")
         self.output_dir = os.path.expanduser(self.output_dir)
 
 # %% ../nbs/07b_runs.ipynb #c009
@@ -63,7 +69,7 @@ def _number(low, high, kind=numbers.Real, above=False):
 _text = (lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "", "a name or a path")
 _flag = (lambda v: isinstance(v, bool), "True or False")
 _RULES = {
-    "model_name": _text, "output_dir": _text, "use_lora": _flag, "train_on_prompt": _flag,
+    "model_name": _text, "output_dir": _text, "use_lora": _flag, "load_in_4bit": _flag, "train_on_prompt": _flag,
     "lora_r": _number(1, 4096, numbers.Integral), "lora_alpha": _number(0, 65536, above=True), "lora_dropout": _number(0, 0.95),
     "lora_target_modules": (lambda v: v is None or isinstance(v, str) and v in PRESETS or isinstance(v, (list, tuple)) and len(v) > 0
                             and all(isinstance(n, str) and n for n in v), f"None, one of {', '.join(PRESETS)}, or a list of names of layers"),
@@ -74,6 +80,7 @@ _RULES = {
     "seed": _number(0, 2**32 - 1, numbers.Integral), "trainer_args": (lambda v: isinstance(v, dict), "a dict"),
 }
 _OURS_AS = {"num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size"}
+_UNUSED = {"label_smoothing_factor", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub", "eval_strategy", "do_eval"}
 _OURS = {"output_dir", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed",
          "remove_unused_columns", "report_to", "disable_tqdm", "save_strategy", "label_names"}
 
@@ -132,8 +139,12 @@ TrainResult.plot = plot_losses
 PROVENANCE = "tinyforge.json"  # in every saved folder: where it came from
 _WEIGHTS = re.compile(r"adapter_config\.json|adapter_model\.(safetensors|bin)|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
-def check_output(path):
-    "Refuse, before training, a folder that cannot take the result."
+def check_output(
+    path,
+    use_lora: bool=True, # whether an adapter will be written, or a model
+    model_name=None,     # what is trained; its own folder is refused
+):
+    "Refuse, before training, a folder that cannot take the result, or would lose something by it."
     def refuse(what, do): raise ConfigError(what, f"output_dir {str(path)[:80]!r}", do)
     try:
         target = Path(path).resolve()
@@ -142,6 +153,9 @@ def check_output(path):
         if os.path.ismount(target): refuse("is a mount point, which cannot be renamed", "name a folder in it")
         if target.exists() and any(target.iterdir()) and not (target/PROVENANCE).exists():
             refuse("holds files that no run of this library wrote", "choose an empty or new folder")
+        if model_name is not None and Path(model_name).expanduser().resolve() == target: refuse("is the folder of the model that is trained", "choose another")
+        if (target/("config.json" if use_lora else "adapter_config.json")).exists():
+            refuse("holds a model, and an adapter would take its place" if use_lora else "holds an adapter, and a model would take its place", "choose another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         probe = Path(tempfile.mkdtemp(prefix=".tinyforge-", dir=target.parent))
         try: (probe if target.exists() else probe.rename(target)).rmdir()
@@ -153,6 +167,7 @@ def check_output(path):
 def written_whole(path):
     "A new folder that becomes `path` at the end; files of yours that lay in `path` are kept."
     path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".tinyforge-", dir=path.parent))
     old = new.with_name(new.name + "-old")
     try: yield new

@@ -6,8 +6,8 @@
 __all__ = ['RealTrainer', 'train']
 
 # %% ../nbs/08_trainer.ipynb #c004
-import hashlib, json, math, os, tempfile, time
-from dataclasses import asdict
+import json, math, os, tempfile, time
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +73,8 @@ class RealTrainer(AdaptedModel):
     def __init__(self,
         config: TrainingConfig,
     ):
-        super().__init__(config.model_name, config.lora_path)
+        if not isinstance(config, TrainingConfig): raise ConfigError(f"a {type(config).__name__} is not a TrainingConfig", "RealTrainer", "pass TrainingConfig(...)")
+        super().__init__(config.model_name, config.lora_path, config.load_in_4bit)
         self.config = config
 
 # %% ../nbs/08_trainer.ipynb #c014
@@ -92,28 +93,32 @@ def _check_continues(config, saved, targets):
             raise ConfigError(f"{field} is {getattr(config, field)}, but the adapter at lora_path has {value}", "TrainingConfig", "leave it out: an adapter that is trained on keeps its shape")
     if config.lora_target_modules is not None and sorted(targets) != saved.layers:
         raise ConfigError(f"lora_target_modules names {len(targets)} layers, but the adapter at lora_path is on {len(saved.layers)} ({saved.layers[0]}, ...)", "TrainingConfig", "leave it out")
-    print(f"goes on from {config.lora_path}: rank {given['lora_r']}, alpha {given['lora_alpha']}, {len(saved.layers)} layers")
     return {**given, "lora_target_modules": saved.layers}
 
 # %% ../nbs/08_trainer.ipynb #c015
-def _new_adapter(self, saved):
-    "Put a fresh adapter, or a copy of a saved one, on the base; returns its name in PEFT and the settings that differ from the config's."
+def _new_adapter(self, saved, name):
+    "Put a fresh adapter, or a copy of a saved one, on the base; returns the settings that differ from the config's."
     from peft import LoraConfig, get_peft_model
     c, settings = self.config, {}
     targets = _targets(self.base, c.lora_target_modules)
     if saved:
         settings = _check_continues(c, saved, targets)
-        name = self._put_on(Path(c.lora_path).expanduser(), saved, trainable=True)
+        self._put_on(Path(c.lora_path).expanduser(), saved, name, trainable=True)
+        print(f"goes on from {c.lora_path}: rank {settings['lora_r']}, alpha {settings['lora_alpha']}, {len(saved.layers)} layers")
     else:
-        name = f"adapter_{next(self._numbers)}"
         lora = LoraConfig(r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, target_modules=targets, task_type="CAUSAL_LM")
         torch.manual_seed(c.seed)
-        with quiet():
-            if self.peft_model is None: self.peft_model = get_peft_model(self.base, lora, adapter_name=name)
-            else: self.peft_model.add_adapter(name, lora)
+        try:
+            with quiet():
+                if self.peft_model is None: self.peft_model = get_peft_model(self.base, lora, adapter_name=name)
+                else: self.peft_model.add_adapter(name, lora)
+        except (ValueError, TypeError) as e: raise ConfigError(f"lora_target_modules: {str(e).splitlines()[0]}", "TrainingConfig", "name other layers") from e
+        adapted = {n for n, m in self.peft_model.base_model.model.named_modules() for part in ("lora_A", "lora_embedding_A") if name in getattr(m, part, ())}
+        left_out = [n for n in targets if n not in adapted]
+        if left_out: raise ConfigError(f"lora_target_modules: PEFT adapts {len(adapted)} of {len(targets)} layers, and not {left_out[0]}", "TrainingConfig", "leave it out, or name other layers")
     self.peft_model.base_model.enable_adapter_layers()
     self.peft_model.set_adapter(name)
-    return name, settings
+    return settings
 
 RealTrainer._new_adapter = _new_adapter
 
@@ -130,7 +135,6 @@ def _arguments(config, scratch, examples):
                "seed": config.seed, "remove_unused_columns": False, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
     try:
         arguments = TrainingArguments(**options)
-        if arguments.eval_strategy != "no": raise ValueError("eval_strategy needs examples to evaluate on, and there are none")
         if not arguments.max_grad_norm >= 0: raise ValueError(f"max_grad_norm is {arguments.max_grad_norm!r}, not a number from 0")
         if not any(name in arguments.optim for name in ("galore", "apollo", "lomo")):  # these want the model
             optimizer, values = Trainer.get_optimizer_cls_and_kwargs(arguments)
@@ -146,10 +150,11 @@ def train(self: RealTrainer,
     data,            # a JSONL file
     show: bool=True, # draw a progress bar
 ) -> TrainResult:
-    "Fine-tune on a file and save the result in `config.output_dir`; if it fails, everything is as it was."
-    c = self.config
-    if str(c.model_name) != self.model_name: raise ConfigError(f"model_name is {c.model_name}, but this trainer holds {self.model_name}", "TrainingConfig", "make a RealTrainer for it")
-    check_output(c.output_dir)
+    "Fine-tune on a file and save the result in `config.output_dir`; a training that fails leaves everything as it was."
+    c = self.config = replace(self.config)  # which checks it again
+    held, wanted = (self.model_name, self.load_in_4bit), (str(c.model_name), c.load_in_4bit)
+    if held != wanted: raise ConfigError(f"model_name and load_in_4bit are {wanted}, but this trainer holds {held}", "TrainingConfig", "make a RealTrainer for it")
+    check_output(c.output_dir, c.use_lora, c.model_name)
     saved = read_adapter(c.lora_path) if c.lora_path else None
     examples = load_examples(data, self._load_tokenizer(), c.max_length, c.train_on_prompt, c.on_bad_line)
     with tempfile.TemporaryDirectory() as scratch:
@@ -157,14 +162,19 @@ def train(self: RealTrainer,
         self._load_base()
         _check_length(examples, self.base.config)
         before = self.adapters.get(self.active)
-        name, settings = self._new_adapter(saved) if c.use_lora else self._unfreeze()
-        try: result, main = self._run(examples, arguments, show)
+        name = self._new_name() if c.use_lora else None
+        try:
+            settings = self._new_adapter(saved, name) if c.use_lora else self._unfreeze()
+            result, main = self._run(examples, arguments, show)
         except BaseException:
             self._undo(name, before)
             raise
     self.model.requires_grad_(False)
     self._keep(name, examples.kind)
-    if main: self._save(name, result, data, examples, settings)
+    try:
+        if main: self._save(name, result, examples, settings)
+    except OSError as e:
+        raise ConfigError(f"the result cannot be written: {e.strerror or e}", f"output_dir {c.output_dir!r}", "it is not on disk, but answers as long as this trainer lives") from e
     if c.use_lora: self.adapters[self.active].stamp = _stamp(c.output_dir)
     return result
 
@@ -206,12 +216,12 @@ def _unfreeze(self):
     if self.peft_model is not None: self.base = self.peft_model.unload()
     self.peft_model, self.adapters, self._active, self.base_was_tuned = None, {}, None, True
     self.base.requires_grad_(True)
-    return None, {}
+    return {}
 
 def _undo(self, name, before):
     "Leave the trainer as it was before a training that failed."
-    if name: self._take_off(name)
-    else:
+    if name and self.peft_model is not None: self._take_off(name)
+    else:  # a base that was trained, or whose layers were being replaced
         self._drop_base()
         self.lora_path = before.path if before else self.lora_path
 
@@ -227,7 +237,7 @@ def _keep(self, name, kind):
 RealTrainer._unfreeze, RealTrainer._undo, RealTrainer._keep = _unfreeze, _undo, _keep
 
 # %% ../nbs/08_trainer.ipynb #c021
-def _save(self, name, result, data, examples, settings):
+def _save(self, name, result, examples, settings):
     "Write the adapter (or the model), the tokenizer and where they came from; fill in the size."
     with written_whole(result.output_dir) as new, quiet():
         if self.config.use_lora:
@@ -243,7 +253,7 @@ def _save(self, name, result, data, examples, settings):
         config = {k: str(v) if isinstance(v, os.PathLike) else v for k, v in {**asdict(self.config), **settings}.items()}
         (new/PROVENANCE).write_text(json.dumps({
             "base": str(self.config.model_name), "kind": examples.kind,
-            "data": {"file": Path(data).name, "sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
+            "data": {"file": Path(examples.path).name, "sha256": examples.sha256,
                      "examples": len(examples), "cut": examples.cut, "skipped_lines": [n for n, _ in examples.skipped]},
             "config": config, "versions": {p: version(p) for p in ("torch", "transformers", "peft")} | {"tinyforge": tinyforge.__version__},
             "result": {k: v for k, v in result.to_dict().items() if k != "losses"} | {"final_loss": result.final_loss}},
