@@ -43,12 +43,21 @@ class LoRALinear(nn.Module):
         rslora: bool=False,  # scale alpha/√r (Kalajdzievski 2023) instead of alpha/r
     ):
         super().__init__()
-        if r < 1: raise ConfigError(f"the rank is {r}", do="choose 1 or more")
+        if not isinstance(base_layer, self._kinds()): raise ConfigError(f"a {type(base_layer).__name__} cannot carry a {type(self).__name__}", do=f"pass one of {', '.join(k.__name__ for k in self._kinds())}")
+        for name, value, ok, allowed in (("rank", r, isinstance(r, int) and not isinstance(r, bool) and r >= 1, "a whole number from 1"),
+                                         ("alpha", alpha, isinstance(alpha, (int, float)) and 0 < alpha < math.inf, "a number above 0"),
+                                         ("dropout", dropout, isinstance(dropout, (int, float)) and 0 <= dropout < 1, "a number from 0 and below 1")):
+            if not ok: raise ConfigError(f"the {name} is {value!r}", do=f"choose {allowed}")
         self.base_layer, self.r, self.alpha, self.rslora = base_layer.requires_grad_(False), r, alpha, rslora
         self.scale = alpha / (math.sqrt(r) if rslora else r)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.enabled, self.unmerged = True, None  # the weight as it was, while the update is merged
         self._add_factors(*self._shape(), base_layer.weight.device)
+
+    @staticmethod
+    def _kinds():  # that it can stand for
+        from transformers.pytorch_utils import Conv1D
+        return nn.Linear, Conv1D
 
     def _shape(self):  # (out, in); a quantised weight has another shape than its layer
         linear = self.base_layer
@@ -77,14 +86,19 @@ class LoRALinear(nn.Module):
 # %% ../nbs/01_lora.ipynb #c031
 class LoRAEmbedding(LoRALinear):
     "A frozen embedding and an update of low rank beside it."
+    @staticmethod
+    def _kinds(): return (nn.Embedding,)
     def _shape(self): return self.base_layer.weight.T.shape  # one-hot rows in, embedding_dim out
     def _oriented(self, weight): return weight.T
 
     def _add_factors(self, out_features, in_features, device):
+        self.embed_scale = getattr(self.base_layer, "embed_scale", 1)  # Gemma's embeddings are multiplied by one
+        if type(self.base_layer).forward is not nn.Embedding.forward and not hasattr(self.base_layer, "embed_scale"):
+            raise ConfigError(f"a {type(self.base_layer).__name__} does more than look up", do="choose plain embeddings")
         self.lora_embedding_A = nn.Parameter(torch.zeros(self.r, in_features, device=device))
         self.lora_embedding_B = nn.Parameter(torch.randn(out_features, self.r, device=device))
 
-    def _through(self, ids): return nn.functional.embedding(ids, self.lora_embedding_A.T, self.base_layer.padding_idx) @ self.lora_embedding_B.T
+    def _through(self, ids): return nn.functional.embedding(ids, self.lora_embedding_A.T, self.base_layer.padding_idx) @ self.lora_embedding_B.T * self.embed_scale
 
     def update(self): return self.scale * (self.lora_embedding_B.float() @ self.lora_embedding_A.float())
 
@@ -107,23 +121,30 @@ def inject(
     "Freeze a model and put an update beside each targeted layer; only the updates train."
     from transformers.pytorch_utils import Conv1D
     if lora_layers(model): raise AdapterError("the model carries an adapter already", do="call remove first")
-    fits = {t: [n for n, _ in model.named_modules() if n == t or n.endswith("." + t)] for t in targets}
+    if isinstance(targets, str) or not targets: raise ConfigError(f"the targets are {targets!r}", do='pass a list of names, such as ["q_proj", "v_proj"]')
+    fits = {t: [n for n, _ in model.named_modules(remove_duplicate=False) if n == t or n.endswith("." + t)] for t in targets}
     for target, names in fits.items():
         if not names: raise ConfigError(f"no layer is called {target!r}", do="the layers are called " + ", ".join(
             sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding, Conv1D))})))
     chosen = {name: model.get_submodule(name) for names in fits.values() for name in names}
     for name, layer in chosen.items():
+        if hasattr(layer, "base_layer"): raise AdapterError(f"{name} carries an adapter already", do="take it off first")
         if not isinstance(layer, (nn.Linear, nn.Embedding, Conv1D)):
             raise ConfigError(f"{name} is a {type(layer).__name__}", do="choose linear layers, Conv1D or embeddings")
+    try: carriers = {id(layer): (LoRAEmbedding if isinstance(layer, nn.Embedding) else LoRALinear)(layer, **options) for layer in chosen.values()}
+    except TypeError as e: raise ConfigError(f"not an option of a layer: {e}", do="r, alpha, dropout and rslora are") from None
     model.requires_grad_(False)
-    for name, layer in chosen.items(): _replace(model, name, (LoRAEmbedding if isinstance(layer, nn.Embedding) else LoRALinear)(layer, **options))
+    for carrier in carriers.values(): carrier.requires_grad_(True).base_layer.requires_grad_(False)
+    everywhere = [(name, carriers[id(layer)]) for name, layer in model.named_modules(remove_duplicate=False) if id(layer) in carriers]
+    for name, carrier in everywhere: _replace(model, name, carrier)  # also where the same layer has a second name
     return model
 
 def remove(
     model,  # changed in place
 ):
     "Take the updates off; the model is what it was, and stays frozen. Merge first to keep what was learned."
-    for name, layer in lora_layers(model).items(): _replace(model, name, layer.base_layer)
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(layer, LoRALinear): _replace(model, name, layer.base_layer)
     return model
 
 # %% ../nbs/01_lora.ipynb #c038
@@ -142,6 +163,7 @@ def merge(
 ):
     "Add every update to its weight, in float32, then round to the weight's own type."
     layers = {name: layer for name, layer in lora_layers(model).items() if layer.unmerged is None}
+    if any(not layer.enabled for layer in layers.values()): raise AdapterError("the updates are disabled", do="enable them first, or merge nothing")
     owners = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
     for name, layer in layers.items():
         if not layer.weight.is_floating_point():
@@ -150,12 +172,13 @@ def merge(
             raise AdapterError(f"{name} shares its weight with another layer, which a merge would change too", do="give the other layer a copy of its own first")
     for layer in layers.values():
         layer.unmerged = layer.weight.data
-        layer.weight.data = (layer.unmerged.float() + layer._oriented(layer.update())).to(layer.unmerged.dtype)
+        wide = torch.promote_types(layer.unmerged.dtype, torch.float32)
+        layer.weight.data = (layer.unmerged.to(wide) + layer._oriented(layer.update())).to(layer.unmerged.dtype)
 
 def unmerge(model):
     "Put back the weights as they were before `merge`, to the last bit."
     for layer in lora_layers(model).values():
-        if layer.unmerged is not None: layer.weight.data, layer.unmerged = layer.unmerged, None
+        if layer.unmerged is not None: layer.weight.data, layer.unmerged = layer.unmerged.to(layer.weight), None  # wherever the model went meanwhile
 
 # %% ../nbs/01_lora.ipynb #c043
 def adapter_state_dict(

@@ -21,6 +21,7 @@ def model_location(
     name,  # "tinyforge-base", a local folder, or a Hub id
 ) -> str:
     "What transformers has to be given to load the model."
+    if not str(name).strip(): raise ModelError("the name is empty", "model ''", "pass a Hub id, a local folder, or " + BASE)
     if str(name) == BASE: return str(Path(__file__).parent/"base")
     path = Path(name).expanduser()
     if path.is_dir() and not (path/"config.json").exists():
@@ -68,7 +69,8 @@ def model_config(
     if full in shapes and not Path(name).is_dir(): return AutoConfig.for_model(**shapes[full])
     try:
         with quiet(): return AutoConfig.from_pretrained(model_location(name), local_files_only=offline())
-    except (OSError, ValueError) as e:
+    except ModelError: raise
+    except Exception as e:  # a broken config.json fails in many ways
         plain = {s.lower(): full for s, full in short.items()}
         near = [plain[n] for n in difflib.get_close_matches(str(name).rpartition("/")[2].lower(), plain, 3, 0.5)]
         raise ModelError(f"no shape is known, and none can be fetched: {str(e).strip().splitlines()[0]}", f"model {name}",

@@ -97,7 +97,7 @@ def _count(model):
         name = re.sub(r"(\.lora_(?:[AB]|embedding_[AB]))\.[^.]+$", lambda m: m[1] if "embedding" in m[1] else m[0], name)
         name = re.sub(r"(\.lora_[AB])\.[^.]+\.weight$", r"\1.weight", name)
         layer = re.sub(r"\.lora_.*", "", name) if ".lora_" in name else name.rpartition(".")[0] or name
-        pattern = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", layer)
+        pattern = re.sub(r"(^|\.)\d+(?=\.)", r"\1*", layer)
         row = kinds.setdefault(pattern, [0, 0])
         row[p.requires_grad] += _product(_numbers(p))
         layers.setdefault(pattern, set()).add(layer)

@@ -22,12 +22,16 @@ def skeleton(
     "The model of a configuration, without weights: on the meta device, whatever its size."
     import transformers
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    if not isinstance(config, transformers.PretrainedConfig): raise ConfigError(f"a {type(config).__name__} is no configuration of transformers", do="pass a model, or AutoConfig's result")
     named = getattr(transformers, (config.architectures or ["none"])[0], None)
+    named = named if hasattr(named, "_from_config") else None
     encoder = not config.is_encoder_decoder and not getattr(config, "is_decoder", False)
     kinds = (AutoModelForSeq2SeqLM,) if config.is_encoder_decoder else (AutoModelForMaskedLM, AutoModelForCausalLM) if encoder else (AutoModelForCausalLM,)
     fitting = [kind for kind in kinds if type(config) in kind._model_mapping.keys()]
     if named is None and not fitting: raise ConfigError(f"no language model is known for a {type(config).__name__}", do="pass the model itself")
-    with torch.device("meta"): return (named._from_config if named else fitting[0].from_config)(config)
+    try:
+        with torch.device("meta"): return (named._from_config if named else fitting[0].from_config)(config)
+    except Exception as e: raise ConfigError(f"no model can be made of this {type(config).__name__}: {str(e).splitlines()[0] if str(e) else type(e).__name__}", do="mend its numbers") from e
 
 # %% ../nbs/02_targets.ipynb #c011
 @dataclass(frozen=True)
@@ -112,19 +116,28 @@ def resolve_targets(
     if isinstance(targets, str):
         if targets not in PRESETS: raise ConfigError(f"there is no preset {targets!r}", do=f"choose {', '.join(PRESETS)}, or pass a list of names")
         chosen = [t for t in known if t.part in PRESETS[targets]]
+        experts = [n for n, p in model.named_parameters() if p.ndim == 3 and "mlp" in PRESETS[targets]]
+        if experts: notes.append(f"{len(experts)} tensors such as {experts[0]} are experts' weights and no linear layers: they are not adapted")
     else:
+        if not isinstance(targets, (list, tuple, set)) or not all(isinstance(t, str) for t in targets): raise ConfigError(f"the targets are {targets!r}", do="pass a preset, or a list of names")
+        alone = [t for t in targets if t in PRESETS]
+        if alone: raise ConfigError(f"{alone[0]!r} is a preset, in a list of names", do=f"pass {alone[0]!r} alone, or names only")
         hits = {entry: [t for t in known if _matches(entry, t)] for entry in targets}
         for entry, found in hits.items():
             if not found: raise _unknown(entry, known)
             places = sorted({t.pattern.rpartition("*.")[2] for t in found})
             if len(places) > 1: notes.append(f"{entry!r} matches {' and '.join(places)}; write one of them out to mean it alone")
         chosen = [t for t in known if any(t in found for found in hits.values())]
+    if isinstance(exclude, str) or not hasattr(exclude, "__iter__"): raise ConfigError(f"exclude is {exclude!r}", do="pass a list of names")
     if layers is not None:
+        layers = list(layers) if hasattr(layers, "__iter__") else [layers]
+        if not all(isinstance(n, int) for n in layers): raise ConfigError(f"layers is {layers!r}", do="pass whole numbers, such as range(8, 16)")
         missing = sorted(set(layers) - {t.block for t in known})
         if missing: raise ConfigError(f"the model has no block {missing[0]}", do=f"blocks are 0 to {max((t.block for t in known if t.block is not None), default=0)}")
         chosen = [t for t in chosen if t.block in set(layers)]
     for entry in exclude:
-        if not any(_matches(entry, t) for t in chosen): raise _unknown(entry, chosen)
+        if not any(_matches(entry, t) for t in known): raise _unknown(entry, known)
+        if not any(_matches(entry, t) for t in chosen): raise ConfigError(f"{entry!r} is excluded, but was not chosen", do="leave it out of exclude")
     chosen = [t for t in chosen if not any(_matches(entry, t) for entry in exclude)]
     if not chosen: raise ConfigError("no layer is left to adapt", do="choose other targets or fewer exclusions")
     return Targets(chosen, notes)
