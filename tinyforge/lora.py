@@ -131,6 +131,9 @@ def inject(
         if hasattr(layer, "base_layer"): raise AdapterError(f"{name} carries an adapter already", do="take it off first")
         if not isinstance(layer, (nn.Linear, nn.Embedding, Conv1D)):
             raise ConfigError(f"{name} is a {type(layer).__name__}", do="choose linear layers, Conv1D or embeddings")
+    for name, layer in chosen.items():
+        others = [n for n, m in model.named_modules() if isinstance(layer, nn.Embedding) and isinstance(m, nn.Embedding) and m.weight is layer.weight and all(m is not c for c in chosen.values())]
+        if others: raise ConfigError(f"{name} shares its weight with {others[0]}, which would not be adapted", do=f"target {' and '.join(n for n in (*others, name) if n.count('.'))} instead")
     try: carriers = {id(layer): (LoRAEmbedding if isinstance(layer, nn.Embedding) else LoRALinear)(layer, **options) for layer in chosen.values()}
     except TypeError as e: raise ConfigError(f"not an option of a layer: {e}", do="r, alpha, dropout and rslora are") from None
     model.requires_grad_(False)

@@ -6,7 +6,7 @@
 __all__ = ['FILE_TYPES', 'ParameterReport', 'count_parameters']
 
 # %% ../nbs/03_parameters.ipynb #c004
-import html, json, re
+import html, json, numbers, re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class ParameterReport:
     @property
     def total(self): return self.trainable + self.frozen
     @property
-    def share(self): return self.trainable / self.total  # between 0 and 1
+    def share(self): return self.trainable / self.total if self.total else 0.0  # between 0 and 1
 
     def file_bytes(self,
         dtype: str="float32",  # PEFT saves float32 unless the base was cast: or "bfloat16", "float16"
@@ -113,8 +113,9 @@ def count_parameters(
     "Count what trains and what is frozen; with a rank, by r·(in + out) for each target (Hu et al. 2021, section 4.2)."
     if not isinstance(model, nn.Module): model = skeleton(model_config(model) if isinstance(model, (str, Path)) else model)
     kinds, tensors = _count(model)
+    if r is None and (choice or targets != "all-linear"): raise ConfigError("targets are given, but no rank", do="pass r, or leave the targets out to count the model as it stands")
     if r is None: return ParameterReport([(pattern, *row) for pattern, row in kinds.items()], tensors)
-    if not isinstance(r, int) or r < 1: raise ConfigError(f"the rank is {r!r}", do="choose a whole number from 1 on")
+    if not isinstance(r, numbers.Integral) or isinstance(r, bool) or r < 1: raise ConfigError(f"the rank is {r!r}", do="choose a whole number from 1 on")
     if any(".lora_" in name for name in tensors): raise AdapterError("the model carries an adapter already", do="leave r out to count it")
     kinds, tensors = {pattern: [n, frozen + trained, 0] for pattern, (n, frozen, trained) in kinds.items()}, {}
     for t in resolve_targets(model, targets, **choice).layers:
