@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'SPECIAL', 'TEMPLATE', 'dataset', 'render', 'train_tokenizer', 'base_config', 'token_rows', 'pretrain',
-           'load_base', 'load_tokenizer']
+           'load_tokenizer', 'load_base']
 
 # %% ../nbs/07_base_model.ipynb #c004
 from pathlib import Path
@@ -121,6 +121,14 @@ def _load(cls, name, **options):
         raise ModelError(f"cannot be loaded: {reason}", f"model {name}",
                          f"check the spelling; without a network pass {BASE!r}, a local folder, or a model already in the Hub's cache") from e
 
+def load_tokenizer(
+    name=BASE,
+):
+    "The tokenizer of a model."
+    from transformers import AutoTokenizer
+    return _load(AutoTokenizer, name)
+
+# %% ../nbs/07_base_model.ipynb #s703
 def load_base(
     name=BASE,  # "tinyforge-base", a local folder, or a Hub id
     dtype=None, # of the weights; float32 on a CPU and bfloat16 on a GPU if missing
@@ -139,10 +147,3 @@ def load_base(
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False  # it would end all gradients
     return model.eval()
-
-def load_tokenizer(
-    name=BASE,
-):
-    "The tokenizer of a model."
-    from transformers import AutoTokenizer
-    return _load(AutoTokenizer, name)

@@ -38,10 +38,40 @@ class Lexicon:
         first = {kind: [line.split()[0] for line in raw[kind]] for kind in ("object", "person", "verb", "intransitive")}
         self.words = {**raw, **first}  # kind -> list of words
 
-# %% ../nbs/06c_corpus.ipynb #c016
+# %% ../nbs/06c_corpus.ipynb #s621
 TOPICS, TOPIC_KINDS = 100, ("object", "verb", "adjective", "word")
 _SLOT = re.compile(r"(a\(n\) )?\{([a-z]+)(\d*)(?:\.(\w+))?\}")  # a hole of a frame
 
+def _blocks(lines):
+    "Frames that belong together: each T: or C: line with the lines after it."
+    blocks = []
+    for line in lines:
+        if line[0] in "TC": blocks.append((line[3:].replace("\\n", "\n"), []))
+        else: blocks[-1][1].append(line[3:])
+    return blocks
+
+def _facts(lexicon, rng, kind, value):
+    "What a relation says of each word of a kind: read off the word, or decided by chance."
+    words = lexicon.words
+    if value == "letters": return {e: " ".join(e) for e in words[kind]}
+    if value == "letter": return {e: e[0] for e in words[kind]}
+    if value == "verb.past": return {e: forms["past"] for e, forms in lexicon.verbs.items()}
+    if value.endswith(".2"): return lexicon.pairs[kind.removesuffix(".1")]
+    return {e: rng.choice(words[value.removesuffix(".base")]) for e in words[kind]}
+
+# %% ../nbs/06c_corpus.ipynb #s624
+def _topics(lexicon, rng, frames):
+    "The words of each topic by kind, its answer, and the frames that name two of its words or more."
+    topics = [defaultdict(list) for _ in range(TOPICS)]
+    for kind in TOPIC_KINDS:
+        for word in lexicon.words[kind]:
+            for topic in rng.sample(topics, 2): topic[kind].append(word)
+    remedies = [(rng.choice(lexicon.words["object"]), rng.choice(lexicon.words["place"])) for _ in topics]
+    naming = [f[3:] for name in ("procedure", "problem", "topic") for f in frames[name]
+              if len({hole.group(2, 3) for hole in _SLOT.finditer(f) if hole.group(2) in TOPIC_KINDS}) > 1]
+    return topics, remedies, naming
+
+# %% ../nbs/06c_corpus.ipynb #c016
 class World:
     "Fixed facts about every word of a lexicon, and the frames that tell and ask them."
     def __init__(self,
@@ -58,37 +88,15 @@ class World:
                 entity, value = relation.strip().split(" -> ")
                 kind = entity.removesuffix(".base")
                 self.relations[name] = {part: [l[3:] for l in lines if l.startswith(part)] for part in "SQA"}
-                self.facts[name] = self._facts(kind, value)
+                self.facts[name] = _facts(lexicon, self.rng, kind, value)
                 for e in self.facts[name]: self.about[kind, e].append(name)
         self.kinds = defaultdict(list)
         for kind, e in self.about: self.kinds[kind].append(e)
-        self.topics = [defaultdict(list) for _ in range(TOPICS)]
-        for kind in TOPIC_KINDS:
-            for word in lexicon.words[kind]:
-                for topic in self.rng.sample(self.topics, 2): topic[kind].append(word)
-        self.remedies = [(self.rng.choice(lexicon.words["object"]), self.rng.choice(lexicon.words["place"])) for _ in self.topics]
-        self.topic_frames = [f[3:] for name in ("procedure", "problem", "topic") for f in self.frames[name]  # that name two of its words or more
-                             if len({hole.group(2, 3) for hole in _SLOT.finditer(f) if hole.group(2) in TOPIC_KINDS}) > 1]
+        self.topics, self.remedies, self.topic_frames = _topics(lexicon, self.rng, self.frames)
 
     def company(self, word, kind):
         "The two words of a kind that a word is mostly seen with."
         return random.Random(f"{self.seed} {word} {kind}").sample(self.lexicon.words[kind], 2)
-
-    def _facts(self, kind, value):
-        words = self.lexicon.words
-        if value == "letters": return {e: " ".join(e) for e in words[kind]}
-        if value == "letter": return {e: e[0] for e in words[kind]}
-        if value == "verb.past": return {e: forms["past"] for e, forms in self.lexicon.verbs.items()}
-        if value.endswith(".2"): return self.lexicon.pairs[kind.removesuffix(".1")]
-        return {e: self.rng.choice(words[value.removesuffix(".base")]) for e in words[kind]}
-
-def _blocks(lines):
-    "Frames that belong together: each T: or C: line with the lines after it."
-    blocks = []
-    for line in lines:
-        if line[0] in "TC": blocks.append((line[3:].replace("\\n", "\n"), []))
-        else: blocks[-1][1].append(line[3:])
-    return blocks
 
 # %% ../nbs/06c_corpus.ipynb #c023
 def sentence(
@@ -99,6 +107,7 @@ def sentence(
     text = re.sub(r"\b([aA])\(n\) ", r"\1 ", text)
     return text if "\n" in text else text[:1].upper() + text[1:]
 
+# %% ../nbs/06c_corpus.ipynb #s629
 def fill(self: World,
     *frames,
     topic: int|None=None, # number of the topic that most words are taken from

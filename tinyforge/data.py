@@ -70,6 +70,7 @@ def _conversation(messages):
     if first == "assistant": raise ValueError("there is an answer before the first question")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 
+# %% ../nbs/06_data.ipynb #s603
 def to_row(
     record: dict,  # one line of the file, parsed
     line: int=1,   # its number
@@ -200,7 +201,14 @@ def _tokenize(pieces, tokenizer, special):
         at = border
     return whole, trained
 
-# %% ../nbs/06_data.ipynb #c032
+# %% ../nbs/06_data.ipynb #s605
+def _refuse_control(text, tokenizer):
+    "Text that would become control tokens could end an answer, or speak in another role."
+    control = {*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
+    found = min((t for t in control if t and t in text), key=text.index, default=None)
+    if found: raise ValueError(f"holds {found!r}, a control token of this model, which the chat template sets by itself")
+
+# %% ../nbs/06_data.ipynb #s640
 IGNORED = -100  # the label of a token that is not trained; torch's cross_entropy skips it
 
 @dataclass
@@ -211,12 +219,7 @@ class Example:
     line: int             # where it stands in its file
     cut: int=0            # tokens that did not fit into max_length
 
-def _refuse_control(text, tokenizer):
-    "Text that would become control tokens could end an answer, or speak in another role."
-    control = {*tokenizer.all_special_tokens, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
-    found = min((t for t in control if t and t in text), key=text.index, default=None)
-    if found: raise ValueError(f"holds {found!r}, a control token of this model, which the chat template sets by itself")
-
+# %% ../nbs/06_data.ipynb #c032
 def encode(
     row: Row,
     tokenizer,                   # of the model that will be trained

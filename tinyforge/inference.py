@@ -32,7 +32,12 @@ class SavedAdapter:
     @property
     def kind(self): return self.origin.get("kind", "chat")  # "chat", "completion" or "text"
 
+# %% ../nbs/07c_inference.ipynb #d011
 _AGAIN = "save or copy it again"
+
+def _folder(path):
+    if not isinstance(path, (str, os.PathLike)): raise AdapterError(f"a {type(path).__name__} is not a folder", do="pass the path of an adapter")
+    return Path(path).expanduser()
 
 def _read_object(file):
     try: content = json.loads(file.read_text(encoding="utf-8"))
@@ -51,13 +56,12 @@ def _read_tensors(path):
         raise AdapterError(f"{file.name} holds no tensors by name", str(path), _AGAIN)
     return tensors
 
-# %% ../nbs/07c_inference.ipynb #d010
+# %% ../nbs/07c_inference.ipynb #d014
 def read_adapter(
     path,  # folder, as saved by `train` or by PEFT
 ) -> SavedAdapter:
     "Read and check the files of an adapter; AdapterError says which is missing, damaged or without effect."
-    if not isinstance(path, (str, os.PathLike)): raise AdapterError(f"a {type(path).__name__} is not a folder", do="pass the path of an adapter")
-    path = Path(path).expanduser()
+    path = _folder(path)
     if not (path/"adapter_config.json").is_file():
         raise AdapterError("there is no adapter_config.json" if path.is_dir() else "there is no such folder", str(path),
                            "name a folder that `train` or PEFT's save_pretrained wrote")
@@ -79,7 +83,7 @@ def read_adapter(
         raise AdapterError("does nothing: every B is zero", str(path), "train it first")
     return SavedAdapter(config, tensors, origin)
 
-# %% ../nbs/07c_inference.ipynb #d015
+# %% ../nbs/07c_inference.ipynb #d019
 @dataclass
 class _Loaded:
     name: str     # in PEFT, which wants no dots in it
@@ -87,12 +91,13 @@ class _Loaded:
     kind: str
     stamp: tuple  # of its files, when they were read
 
-def _key(path): return str(Path(path).expanduser().absolute())
+def _key(path): return str(_folder(path).absolute())
 def _stamp(path): return tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(Path(_key(path)).iterdir()) if f.name.startswith("adapter_") or f.name == PROVENANCE)
 def _same_model(a, b):
     here, there = Path(a).expanduser(), Path(b).expanduser()
     return a == b or here.is_dir() and here.resolve() == there.resolve()
 
+# %% ../nbs/07c_inference.ipynb #d022
 class AdaptedModel:
     "One base model, and the adapters that were put on it."
     def __init__(self,
@@ -126,55 +131,66 @@ class AdaptedModel:
         "The model that answers: the base, with the active adapter on it if there is one."
         return self.peft_model if self.peft_model is not None else self.base
 
-    @property
-    def active(self):
-        "The adapter that answers: its name or path, or None for the base."
-        return self._active
+# %% ../nbs/07c_inference.ipynb #d025
+def _switch(self, key):
+    "Make an adapter, or the base, the one that answers."
+    self._active = key
+    if self.peft_model is None: return
+    if key is None: self.peft_model.base_model.disable_adapter_layers()
+    else:
+        self.peft_model.base_model.enable_adapter_layers()
+        self.peft_model.set_adapter(self.adapters[key].name, inference_mode=True)
 
-    @active.setter
-    def active(self, key):
-        if key is None: self.lora_path = None  # not even the one to begin with
-        known = _key(key) if isinstance(key, (str, os.PathLike)) and key not in self.adapters else key
-        if known is not None and not (isinstance(known, str) and known in self.adapters):
-            raise AdapterError(f"no adapter is loaded as {key!r}", do=f"load_lora it first; there are {', '.join(self.adapters) or 'none yet'}")
-        self._switch(known)
+def _choose(self, key):
+    if key is None: self.lora_path = None  # not even the one to begin with
+    known = _key(key) if isinstance(key, (str, os.PathLike)) and key not in self.adapters else key
+    if known is not None and not (isinstance(known, str) and known in self.adapters):
+        raise AdapterError(f"no adapter is loaded as {key!r}", do=f"load_lora it first; there are {', '.join(self.adapters) or 'none yet'}")
+    self._switch(known)
 
-    def _switch(self, key):
-        self._active = key
-        if self.peft_model is None: return
-        if key is None: self.peft_model.base_model.disable_adapter_layers()
-        else:
-            self.peft_model.base_model.enable_adapter_layers()
-            self.peft_model.set_adapter(self.adapters[key].name, inference_mode=True)
+AdaptedModel._switch = _switch
+AdaptedModel.active = property(lambda self: self._active, _choose, doc="The adapter that answers: its name or path, or None for the base.")
 
-# %% ../nbs/07c_inference.ipynb #d017
+# %% ../nbs/07c_inference.ipynb #d028
+def _attach(self, path, name, trainable):
+    "Let PEFT load the files; an error if any tensor is missing or finds no place."
+    from peft import LoraConfig, PeftModel
+    with quiet():
+        if self.peft_model is None:
+            try:
+                config = LoraConfig.from_pretrained(str(path))
+                config.inference_mode = not trainable
+                self.peft_model = PeftModel(self.base, config, adapter_name=name, low_cpu_mem_usage=True)
+            except BaseException:  # its layers may be half replaced
+                self._drop_base()
+                raise
+        found = self.peft_model.load_adapter(str(path), name, is_trainable=trainable, low_cpu_mem_usage=True)  # no random start first
+    missing = [k for k in found.missing_keys if "lora_" in k and f".{name}" in k]
+    if missing or found.unexpected_keys:
+        raise ValueError(f"{len(missing)} tensors are missing and {len(found.unexpected_keys)} find no place (the first: {(missing + list(found.unexpected_keys))[0]})")
+
+AdaptedModel._attach = _attach
+
+# %% ../nbs/07c_inference.ipynb #d028b
 def _put_on(self, path, saved, name, trainable=False):
     "Put a saved adapter on the base under a new name."
-    from peft import LoraConfig, PeftModel
     if saved.origin and not _same_model(saved.origin["base"], self.model_name):
         raise AdapterError(f"was trained on {saved.origin['base']}, not on {self.model_name}", str(path),
                            f"load it on its own base; if that has only moved, write its new place as base into {PROVENANCE}")
     tuned = (self.base, self.base_kind) if self.base_was_tuned else None
     self._load_base()
-    try:
-        with quiet():
-            if self.peft_model is None:
-                try: config = LoraConfig.from_pretrained(str(path))
-                except TypeError as e: raise ValueError(f"adapter_config.json: {e}") from None
-                config.inference_mode = not trainable
-                try: self.peft_model = PeftModel(self.base, config, adapter_name=name, low_cpu_mem_usage=True)
-                except Exception: self._drop_base(); raise
-            found = self.peft_model.load_adapter(str(path), name, is_trainable=trainable, low_cpu_mem_usage=True)  # no random start first
-        missing = [k for k in found.missing_keys if "lora_" in k and f".{name}" in k]
-        if missing or found.unexpected_keys:
-            raise ValueError(f"{len(missing)} tensors are missing and {len(found.unexpected_keys)} find no place (the first: {(missing + list(found.unexpected_keys))[0]})")
-    except Exception as e:
+    try: self._attach(path, name, trainable)
+    except BaseException as e:  # Ctrl-C too
         self._take_off(name)
         if tuned: (self.base, self.base_kind), self.base_was_tuned = tuned, True
+        if not isinstance(e, Exception): raise
         lines = str(e).strip().splitlines() or [type(e).__name__]
         raise AdapterError(f"does not fit {self.model_name}: {lines[-1].strip()}", str(path), "load it on the base it was trained on") from e
     if tuned: print("the base that was trained in full is let go: adapters belong on the one they were trained on")
 
+AdaptedModel._put_on = _put_on
+
+# %% ../nbs/07c_inference.ipynb #d029
 def _new_name(self): return f"adapter_{next(self._numbers)}"
 
 def _take_off(self, name):
@@ -187,19 +203,18 @@ def _take_off(self, name):
     self.adapters = {key: loaded for key, loaded in self.adapters.items() if loaded.name != name}
     self._switch(self._active if self._active in self.adapters else None)
 
-AdaptedModel._put_on, AdaptedModel._take_off, AdaptedModel._new_name = _put_on, _take_off, _new_name
+AdaptedModel._take_off, AdaptedModel._new_name = _take_off, _new_name
 
-# %% ../nbs/07c_inference.ipynb #d018
+# %% ../nbs/07c_inference.ipynb #d030
 def load_lora(self: AdaptedModel,
     path,            # folder of an adapter, as saved by `train` or by PEFT
     name: str=None,  # under which it is kept; its path if missing
 ) -> None:
     "Make a saved adapter the active one; from memory if it was loaded before and has not changed."
-    if not isinstance(path, (str, os.PathLike)): raise AdapterError(f"a {type(path).__name__} is not a folder", do="pass the path of an adapter")
+    path = _folder(path)
     if not (name is None or isinstance(name, str) and name): raise AdapterError(f"the name {name!r} is not a string", str(path), "pass a string, or none")
     key = name or _key(path)
     known = self.adapters.get(key)
-    path = Path(path).expanduser()
     if known is None or known.path != path.absolute() or not path.is_dir() or known.stamp != _stamp(path):
         saved, stamp = read_adapter(path), _stamp(path)
         fresh = self._new_name()
@@ -210,16 +225,36 @@ def load_lora(self: AdaptedModel,
 
 AdaptedModel.load_lora = load_lora
 
-# %% ../nbs/07c_inference.ipynb #d023
+# %% ../nbs/07c_inference.ipynb #d035
 def _check_options(options):
     "Refuse options of transformers' generate that would be ignored, or give another number of answers."
     def refuse(name, what, do): raise ConfigError(f"{name} {what}", "generate", do)
     if options.get("num_return_sequences", 1) != 1: refuse("num_return_sequences", "asks for several answers to a prompt", "repeat the prompt, with do_sample=True")
-    for name in ("max_length", "min_length", "generation_config", "return_dict_in_generate"):
+    for name in ("max_length", "generation_config", "return_dict_in_generate"):
         if options.get(name): refuse(name, "would be ignored here", "pass max_new_tokens, and each option by itself")
     for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
         if name in options and not options.get("do_sample"): refuse(name, "would be ignored without sampling", "pass do_sample=True")
 
+# %% ../nbs/07c_inference.ipynb #d038
+def _end_tokens(self, kind):
+    "The token that ends a trained answer, and those at which the model stops anyway."
+    sample = Row(1, "chat", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) if kind == "chat" else Row(1, kind, prompt="a", text="b")
+    stops = self.base.generation_config.eos_token_id
+    return sorted({encode(sample, self.tokenizer).labels[-1], *(stops if isinstance(stops, list) else [stops] if stops is not None else [])})
+
+def _answer(self, ids, kind, options):
+    "The answers to prompts of token ids, as one batch."
+    tok, width = self.tokenizer, max(map(len, ids))
+    fill = tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id
+    rows = torch.tensor([[fill] * (width - len(row)) + row for row in ids], device=self.base.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=self.base.device)
+    try: out = self.model.generate(input_ids=rows, attention_mask=mask, **{"do_sample": False, "pad_token_id": fill, "eos_token_id": self._end_tokens(kind), **options})
+    except (TypeError, ValueError) as e: raise ConfigError(str(e).splitlines()[0], "generate", "see transformers.GenerationConfig for what there is") from e
+    return [tok.decode(row[width:], skip_special_tokens=True) for row in out]
+
+AdaptedModel._end_tokens, AdaptedModel._answer = _end_tokens, _answer
+
+# %% ../nbs/07c_inference.ipynb #d041
 @torch.no_grad()
 def generate(self: AdaptedModel,
     prompts,                  # a string, or a list of them
@@ -236,35 +271,21 @@ def generate(self: AdaptedModel,
     _check_options(options)
     if self.base is None and self.lora_path: self.load_lora(self.lora_path)
     if self.base is None: self._load_base()
-    tok, kind = self.tokenizer, self.adapters[self.active].kind if self.active else self.base_kind
-    ids = [encode_prompt(p, tok, kind) for p in prompts]
+    kind = self.adapters[self.active].kind if self.active else self.base_kind
+    ids = [encode_prompt(p, self.tokenizer, kind) for p in prompts]
     limit = getattr(self.base.config, "max_position_embeddings", None) or max(map(len, ids), default=0) + 1
     for i, row in enumerate(ids):
         if len(row) >= limit: raise DataError(f"has {len(row)} tokens, and the model takes {limit} with the answer", f"prompt {i + 1} of {len(ids)}", "shorten it")
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # similar lengths together
-    fill = tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id
-    answers = [None] * len(ids)
+    order, answers = sorted(range(len(ids)), key=lambda i: len(ids[i])), [None] * len(ids)
     self.model.eval()
     with quiet():
         for part in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
-            width = max(len(ids[i]) for i in part)
-            rows = torch.tensor([[fill] * (width - len(ids[i])) + ids[i] for i in part], device=self.base.device)
-            mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in part], device=self.base.device)
-            try: out = self.model.generate(input_ids=rows, attention_mask=mask, **{"max_new_tokens": max_new_tokens, "do_sample": False,
-                                           "pad_token_id": fill, "eos_token_id": self._end_tokens(kind), **options})
-            except (TypeError, ValueError) as e: raise ConfigError(str(e).splitlines()[0], "generate", "see transformers.GenerationConfig for what there is") from e
-            for i, row in zip(part, out): answers[i] = tok.decode(row[width:], skip_special_tokens=True)
+            for i, answer in zip(part, self._answer([ids[i] for i in part], kind, {"max_new_tokens": max_new_tokens, **options})): answers[i] = answer
     return answers
 
-def _end_tokens(self, kind):
-    "The token that ends a trained answer, and those at which the model stops anyway."
-    sample = Row(1, "chat", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) if kind == "chat" else Row(1, kind, prompt="a", text="b")
-    stops = self.base.generation_config.eos_token_id
-    return sorted({encode(sample, self.tokenizer).labels[-1], *(stops if isinstance(stops, list) else [stops] if stops is not None else [])})
+AdaptedModel.generate = generate
 
-AdaptedModel.generate, AdaptedModel._end_tokens = generate, _end_tokens
-
-# %% ../nbs/07c_inference.ipynb #d025
+# %% ../nbs/07c_inference.ipynb #d043
 def exact_match(self: AdaptedModel,
     data,                     # a JSONL file of questions and answers
     max_new_tokens: int=128,

@@ -34,16 +34,16 @@ def model_location(
 def quiet():
     "Silence messages of the libraries below that a reader can do nothing about."
     import transformers
-    log, level = transformers.logging, transformers.logging.get_verbosity()
+    log, level, bars = transformers.logging, transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     log.set_verbosity_error()
-    log.disable_progress_bar()
+    if bars: log.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         log.set_verbosity(level)
-        log.enable_progress_bar()
+        if bars: log.enable_progress_bar()
 
 def offline() -> bool:
     "Whether the Hub's address cannot even be looked up; False behind a proxy, which does that itself."

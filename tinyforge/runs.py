@@ -6,13 +6,13 @@
 __all__ = ['PROVENANCE', 'TrainingConfig', 'TrainResult', 'plot_losses', 'check_output', 'written_whole']
 
 # %% ../nbs/07b_runs.ipynb #c004
-import difflib, html, numbers, os, re, shutil, tempfile
+import difflib, numbers, os, re, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from .errors import ConfigError
-from .targets import PRESETS
+from .targets import PRESETS, html_table
 
 # %% ../nbs/07b_runs.ipynb #c008
 @dataclass
@@ -38,26 +38,10 @@ class TrainingConfig:
     trainer_args: dict=field(default_factory=dict)  # anything else for transformers.TrainingArguments
 
     def __new__(cls, *args, **options):
-        known = [f.name for f in fields(cls)]
-        for name in options.keys() - set(known):
-            near = difflib.get_close_matches(name, known, 3, 0.5)
-            raise ConfigError(f"there is no field {name!r}", "TrainingConfig", f"the nearest are {', '.join(near)}" if near else f"the fields are {', '.join(known)}")
+        _check_names(options, [f.name for f in fields(cls)])
         return super().__new__(cls)
-
     def __post_init__(self):
-        for name, (ok, allowed) in _RULES.items():
-            value = getattr(self, name)
-            if hasattr(value, "item") and getattr(value, "ndim", None) == 0: setattr(self, name, value := value.item())  # a number of numpy's
-            if not ok(value): raise ConfigError(f"{name} is {value!r}, but must be {allowed}", "TrainingConfig")
-        clash = sorted(_OURS & self.trainer_args.keys())
-        unused = sorted(_UNUSED & self.trainer_args.keys())
-        if unused: raise ConfigError(f"trainer_args sets {', '.join(unused)}, which would change nothing here", "TrainingConfig", "leave it out")
-        if clash: raise ConfigError(f"trainer_args sets {', '.join(clash)}, which TrainingConfig sets", "TrainingConfig",
-                                    f"use {', '.join(_OURS_AS.get(c, 'the field of the config') for c in clash)} instead")
-        if self.lora_path is not None and not self.use_lora:
-            raise ConfigError("lora_path names an adapter, and use_lora is False", "TrainingConfig", "leave one of them out")
-        if self.load_in_4bit and not self.use_lora:
-            raise ConfigError("load_in_4bit is True, and use_lora is False: weights of four bits cannot be trained", "TrainingConfig", "leave one of them out")
+        _check_values(self)
         self.output_dir = os.path.expanduser(self.output_dir)
 
 # %% ../nbs/07b_runs.ipynb #c009
@@ -83,6 +67,25 @@ _OURS_AS = {"num_train_epochs": "num_epochs", "per_device_train_batch_size": "ba
 _UNUSED = {"label_smoothing_factor", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub", "eval_strategy", "do_eval"}
 _OURS = {"output_dir", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed",
          "remove_unused_columns", "report_to", "disable_tqdm", "save_strategy", "label_names"}
+
+# %% ../nbs/07b_runs.ipynb #s713
+def _check_names(options, known):
+    for name in options.keys() - set(known):
+        near = difflib.get_close_matches(name, known, 3, 0.5)
+        raise ConfigError(f"there is no field {name!r}", "TrainingConfig", f"the nearest are {', '.join(near)}" if near else f"the fields are {', '.join(known)}")
+
+def _check_values(config):
+    def refuse(what, do=""): raise ConfigError(what, "TrainingConfig", do)
+    for name, (ok, allowed) in _RULES.items():
+        value = getattr(config, name)
+        if hasattr(value, "item") and getattr(value, "ndim", None) == 0: setattr(config, name, value := value.item())  # a number of numpy's
+        if not ok(value): refuse(f"{name} is {value!r}, but must be {allowed}")
+    clash, unused = sorted(_OURS & config.trainer_args.keys()), sorted(_UNUSED & config.trainer_args.keys())
+    if unused: refuse(f"trainer_args sets {', '.join(unused)}, which would change nothing here", "leave it out")
+    if clash: refuse(f"trainer_args sets {', '.join(clash)}, which TrainingConfig sets", f"use {', '.join(_OURS_AS.get(c, 'the field of the config') for c in clash)} instead")
+    if config.use_lora: return
+    if config.lora_path is not None: refuse("lora_path names an adapter, and use_lora is False", "leave one of them out")
+    if config.load_in_4bit: refuse("load_in_4bit is True, and use_lora is False: weights of four bits cannot be trained", "leave one of them out")
 
 # %% ../nbs/07b_runs.ipynb #c013
 @dataclass
@@ -112,9 +115,7 @@ class TrainResult:
                 ("speed", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s"),
                 ("saved", f"{self.saved_bytes / 1e6:.2f} MB in {self.output_dir}")]
     def __repr__(self): return "\n".join(f"{name:8} {value}" for name, value in self._rows())
-    def _repr_html_(self):
-        rows = "".join(f"<tr><th style='text-align:left'>{n}</th><td style='text-align:left'>{html.escape(v)}</td></tr>" for n, v in self._rows())
-        return f"<table>{rows}</table>"
+    def _repr_html_(self): return html_table(self._rows())
 
 # %% ../nbs/07b_runs.ipynb #c014
 def plot_losses(

@@ -122,6 +122,19 @@ def _new_adapter(self, saved, name):
 
 RealTrainer._new_adapter = _new_adapter
 
+# %% ../nbs/08_trainer.ipynb #s801
+def _check_base(self):
+    held, wanted = (self.model_name, self.load_in_4bit), (str(self.config.model_name), self.config.load_in_4bit)
+    if held != wanted: raise ConfigError(f"model_name and load_in_4bit are {wanted}, but this trainer holds {held}", "TrainingConfig", "make a RealTrainer for it")
+
+def _check_length(examples, config):
+    limit = getattr(config, "max_position_embeddings", None)
+    longest = max(examples, key=lambda e: len(e.input_ids))
+    if limit and len(longest.input_ids) > limit:
+        raise ConfigError(f"max_length lets line {longest.line} have {len(longest.input_ids)} tokens, but the model takes {limit}", "TrainingConfig", f"set max_length={limit} or less")
+
+RealTrainer._check_base = _check_base
+
 # %% ../nbs/08_trainer.ipynb #c017
 def _arguments(config, scratch, examples):
     "What transformers' Trainer is told; `trainer_args` come last but for what the configuration decides."
@@ -152,8 +165,7 @@ def train(self: RealTrainer,
 ) -> TrainResult:
     "Fine-tune on a file and save the result in `config.output_dir`; a training that fails leaves everything as it was."
     c = self.config = replace(self.config)  # which checks it again
-    held, wanted = (self.model_name, self.load_in_4bit), (str(c.model_name), c.load_in_4bit)
-    if held != wanted: raise ConfigError(f"model_name and load_in_4bit are {wanted}, but this trainer holds {held}", "TrainingConfig", "make a RealTrainer for it")
+    self._check_base()
     check_output(c.output_dir, c.use_lora, c.model_name)
     saved = read_adapter(c.lora_path) if c.lora_path else None
     examples = load_examples(data, self._load_tokenizer(), c.max_length, c.train_on_prompt, c.on_bad_line)
@@ -171,18 +183,8 @@ def train(self: RealTrainer,
             raise
     self.model.requires_grad_(False)
     self._keep(name, examples.kind)
-    try:
-        if main: self._save(name, result, examples, settings)
-    except OSError as e:
-        raise ConfigError(f"the result cannot be written: {e.strerror or e}", f"output_dir {c.output_dir!r}", "it is not on disk, but answers as long as this trainer lives") from e
-    if c.use_lora: self.adapters[self.active].stamp = _stamp(c.output_dir)
+    if main: self._save(name, result, examples, settings)  # one of several processes
     return result
-
-def _check_length(examples, config):
-    limit = getattr(config, "max_position_embeddings", None)
-    longest = max(examples, key=lambda e: len(e.input_ids))
-    if limit and len(longest.input_ids) > limit:
-        raise ConfigError(f"max_length lets line {longest.line} have {len(longest.input_ids)} tokens, but the model takes {limit}", "TrainingConfig", f"set max_length={limit} or less")
 
 RealTrainer.train = train
 
@@ -237,7 +239,7 @@ def _keep(self, name, kind):
 RealTrainer._unfreeze, RealTrainer._undo, RealTrainer._keep = _unfreeze, _undo, _keep
 
 # %% ../nbs/08_trainer.ipynb #c021
-def _save(self, name, result, examples, settings):
+def _write(self, name, result, examples, settings):
     "Write the adapter (or the model), the tokenizer and where they came from; fill in the size."
     with written_whole(result.output_dir) as new, quiet():
         if self.config.use_lora:
@@ -259,4 +261,10 @@ def _save(self, name, result, examples, settings):
             "result": {k: v for k, v in result.to_dict().items() if k != "losses"} | {"final_loss": result.final_loss}},
             indent=1, default=str))
 
-RealTrainer._save = _save
+def _save(self, name, result, examples, settings):
+    try: self._write(name, result, examples, settings)
+    except OSError as e:
+        raise ConfigError(f"the result cannot be written: {e.strerror or e}", f"output_dir {result.output_dir!r}", "it is not on disk, but answers as long as this trainer lives") from e
+    if name: self.adapters[self.active].stamp = _stamp(result.output_dir)
+
+RealTrainer._write, RealTrainer._save = _write, _save
