@@ -40,6 +40,7 @@ def quiet():
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT sets it right by itself
             yield
     finally:
         log.set_verbosity(level)

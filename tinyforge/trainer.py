@@ -26,7 +26,7 @@ from .targets import resolve_targets
 
 # %% ../nbs/08_trainer.ipynb #c008
 def _make_trainer(model, examples, arguments, collate, callbacks):
-    "transformers' Trainer with the loss of chapter 06; defined here so that importing this module stays fast."
+    "transformers' Trainer with the loss of chapter 04b; defined here so that importing this module stays fast."
     from transformers import Trainer
 
     class LabelledTokenTrainer(Trainer):
