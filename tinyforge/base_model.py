@@ -140,7 +140,7 @@ def load_base(
     options, device = {"dtype": dtype or (torch.bfloat16 if gpu else torch.float32)}, "cuda" if gpu else "cpu"
     if load_in_4bit:
         check_quantizable(skeleton(model_config(name)))
-        options |= {"quantization_config": quantization_config(), "device_map": device}
+        options |= {"quantization_config": quantization_config(options["dtype"]), "device_map": device}
     model = _load(AutoModelForCausalLM, name, **options)
     model.name_or_path = str(name)  # what an adapter will say that it belongs to
     if not load_in_4bit: return model.to(device).eval()

@@ -74,7 +74,8 @@ def flattening_is_exact(
     was_training = model.training
     model.eval()
     try:
-        first, second = list(range(7)), list(range(3, 14))  # any ids will do; every vocabulary has these
+        size = model.get_input_embeddings().num_embeddings  # any ids will do
+        first, second = [i % size for i in range(7)], [i % size for i in range(3, 14)]
         def logits(*rows):
             examples = [Example(ids, ids, 1) for ids in rows]
             batch = {k: v.to(model.device) for k, v in flatten(examples).items() if k != "labels"}

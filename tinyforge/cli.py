@@ -105,9 +105,12 @@ def _add_model(command):
 def _add_memory(commands):
     memory = commands.add_parser("memory", help="predict the memory of a training step", description="Predict the memory of a training step, without weights or a GPU.")
     _add_model(memory)
-    for name in ("method", "dtype", "optimizer", "path"): memory.add_argument(f"--{name}", choices=CHOICES[name], default=CHOICES[name][0], help="(default: %(default)s)")
+    for name in ("method", "dtype", "adapter_dtype", "optimizer", "path"): memory.add_argument("--" + name.replace("_", "-"), choices=CHOICES[name], default=CHOICES[name][0], help="(default: %(default)s)")
     memory.add_argument("--batch-size", type=int, default=4, help="examples in a micro-batch (default: %(default)s)")
     memory.add_argument("--seq-len", type=int, default=512, help="tokens of an example (default: %(default)s)")
+    memory.add_argument("--gradient-accumulation-steps", type=int, default=1, help="micro-batches in a step (default: %(default)s)")
+    memory.add_argument("--lora-dropout", type=float, default=0.0, help="(default: %(default)s)")
+    memory.add_argument("--padding", action="store_true", help="rows differ in length, on the padded and plain paths")
     memory.add_argument("--labelled-fraction", type=float, default=1.0, help="share of the tokens that are trained (default: %(default)s)")
     memory.add_argument("--gradient-checkpointing", action="store_true", help="compute blocks again instead of keeping what they made")
     memory.add_argument("--gpu", type=float, metavar="GIB", help="memory of a card: does it fit, and how large may the batch be?")
@@ -115,10 +118,11 @@ def _add_memory(commands):
 # %% ../nbs/12_cli.ipynb #k122
 def _run_memory(given, targets):
     if given.gpu is not None: check_card(given.gpu)
-    settings = {name: getattr(given, name) for name in ("r", "seq_len", "dtype", "optimizer", "path", "labelled_fraction", "gradient_checkpointing")}
+    settings = {name: getattr(given, name) for name in ("r", "seq_len", "dtype", "adapter_dtype", "optimizer", "path", "padding", "lora_dropout", "labelled_fraction", "gradient_accumulation_steps", "gradient_checkpointing")}
     report = estimate_memory(given.model, given.method, targets=targets, batch_size=given.batch_size, **settings)
     print(report, flush=True)
     if given.gpu is None: return
+    if sys.stderr.isatty(): print("looking for the largest micro-batch ...", file=sys.stderr)
     largest = largest_batch(given.gpu, given.model, given.method, targets=targets, **settings)
     print(f"a card of {given.gpu:g} GiB: {'it fits' if report.total <= given.gpu * GIB else 'it does not fit'}, overhead included; "
           + (f"the largest micro-batch is {largest}" if largest else "not even one example fits"))

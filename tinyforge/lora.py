@@ -214,4 +214,5 @@ def load_adapter_state_dict(
                            do="inject the targets that the adapter was trained with")
     for name, p in own.items():
         if p.shape != state[name].shape: raise AdapterError(f"{name} is {tuple(state[name].shape)}, not {tuple(p.shape)}", do="inject with the adapter's rank, on its own base")
+        if not torch.isfinite(state[name]).all(): raise AdapterError(f"{name} holds NaN or infinity", do="train it again, or take an earlier save")
     for name, p in own.items(): p.copy_(state[name])

@@ -7,16 +7,16 @@ __all__ = ['GIB', 'OVERHEAD', 'CARDS', 'MemoryReport', 'to_dict', 'estimate_memo
            'plot_timeline', 'largest_batch', 'check_card', 'CardTable', 'what_fits']
 
 # %% ../nbs/05_memory.ipynb #m505
-import gc, math, numbers, os
+import numbers, os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from .errors import ConfigError
+from .errors import ConfigError, ModelError
+from .meter import KINDS, Meter, simulated_step, watched_step
 from .models import quiet
-from .step import (KINDS, MOST_TOKENS, Meter, StepSettings, example_batch, fill, make_optimizer,
-                            simulated_step, training_model, training_step, watched_step)
+from .step import MOST_TOKENS, StepSettings, example_batch, fill, make_optimizer, step_settings, training_model, training_step
 from .targets import html_table
 
 # %% ../nbs/05_memory.ipynb #m508
@@ -57,7 +57,8 @@ def _summary(self):
     s, lines = self.settings, [f"{'measured' if self.measured else 'estimated'}: {self.peak / size:.2f} {unit} of tensors at the peak, in the phase: {self.phase}"]
     if self.overhead is not None: lines.append(f"device overhead: {self.overhead / size:.2f} {unit} more, {'measured' if self.measured else 'a guess, not measured on a GPU yet'}")
     what = f"{self.model}: {s.method}" + (f", rank {s.r}" if s.method != "full" else "") + f", {s.batch_size} x {s.seq_len} tokens ({s.path}), {s.dtype}"
-    return [what + (", gradient checkpointing" if s.gradient_checkpointing else ""), *lines]
+    what += f", {100 * s.labelled_fraction:g} % of them labelled" + (", gradient checkpointing" if s.gradient_checkpointing else "")
+    return [what, *lines]
 
 def _repr(self):
     first, *rest = self._summary()
@@ -78,7 +79,7 @@ def estimate_memory(
     **settings,         # r, targets, batch_size, seq_len, dtype ...: as in `StepSettings`
 ) -> MemoryReport:
     "Predict the memory of a training step; needs no weights, no GPU and no network."
-    s = StepSettings(method, **settings)
+    s = step_settings(method=method, **settings)
     return MemoryReport(_called(model), s, simulated_step(model, s), overhead=OVERHEAD if s.device == "cuda" else None)
 
 def _called(model): return str(model) if isinstance(model, (str, Path)) else type(model).__name__.removesuffix("Config")
@@ -117,7 +118,7 @@ def measure_memory(
 ) -> MemoryReport:
     "Measure the memory of a real training step on this machine; ConfigError if it does not fit."
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    s = StepSettings(method, device=device, **settings)
+    s = step_settings(method=method, device=device, **settings)
     if device == "cuda" and not torch.cuda.is_available(): s.refuse("device", "cpu: there is no GPU here")
     made = training_model(model, s)
     needed, free = max(sum(kinds) for _, kinds in simulated_step(model, s)), _free(device)
@@ -125,10 +126,11 @@ def measure_memory(
     fill(made, getattr(torch, s.dtype), device)
     optimizer = make_optimizer([p for p in made.parameters() if p.requires_grad], s.optimizer)
     batch = {name: t.to(device) for name, t in example_batch(s).items()}
-    meter, timeline = Meter(512 if device == "cuda" else 1), []
+    meter = Meter(512 if device == "cuda" else 1)
     with quiet():
         training_step(made, batch, optimizer, s)
-        most = _most_allocated(lambda: timeline.extend(watched_step(made, optimizer, s, meter, batch)), device)
+        most = _most_allocated(lambda: training_step(made, batch, optimizer, s), device)  # by itself: a meter changes what it sees
+        timeline = watched_step(made, optimizer, s, meter, batch)
     there = sum(timeline[0][1]) - meter.sizes[next(n for phase, n, _ in meter.events if phase != "before")]
     overhead = torch.cuda.mem_get_info()[1] - torch.cuda.mem_get_info()[0] - torch.cuda.max_memory_allocated() if device == "cuda" else None
     return MemoryReport(_called(model), s, timeline, there + most - max(sum(kinds) for _, kinds in timeline), overhead, measured=True)
@@ -183,10 +185,10 @@ def plot_timeline(
 MemoryReport.plot = plot_timeline
 
 # %% ../nbs/05_memory.ipynb #m541
-def _largest(peak, room, most):
-    "The largest whole number up to `most` whose peak, a function that only grows, is at most `room`; 0 if none."
+def _largest(peak, known, room, most):
+    "The largest n up to `most` with peak(n), which only grows and remembers in `known` what it was asked, at most `room`; 0 if none."
     if peak(1) > room: return 0
-    low, high = 1, most + 1  # `low` fits, `high` does not or is not allowed
+    low, high = max(n for n in known if known[n] <= room), min((n for n in known if known[n] > room), default=most + 1)  # `low` fits, `high` does not or may not
     slope = None
     while high - low > 1:
         guess = low + (int((room - peak(low)) / slope) if slope else 1)
@@ -209,17 +211,17 @@ def check_card(
     gb,  # memory of a card, in GiB
 ) -> None:
     "ConfigError if no card can have that much."
-    if not isinstance(gb, numbers.Real) or isinstance(gb, bool) or not 0 < gb < math.inf:
-        raise ConfigError(f"a card of {gb!r} GiB", "largest batch", "pass its memory as a number above 0")
+    if not isinstance(gb, numbers.Real) or isinstance(gb, bool) or not 0 < gb <= 100_000:
+        raise ConfigError(f"a card of {gb!r} GiB", "largest batch", "pass its memory as a number above 0 and at most 100,000")
 
 def _fitting(cards, model, method, **settings):
     for gb in cards: check_card(gb)
     if "batch_size" in settings: raise ConfigError("batch_size is given", "largest batch", "leave it out: it is what is looked for")
-    known, most = {}, MOST_TOKENS // StepSettings(method, batch_size=1, **settings).seq_len
+    known, most = {}, MOST_TOKENS // step_settings(method=method, batch_size=1, **settings).seq_len
     def peak(n):
         if n not in known: known[n] = estimate_memory(model, method, batch_size=n, **settings).total
         return known[n]
-    return [_largest(peak, gb * GIB, most) for gb in cards]
+    return [_largest(peak, known, gb * GIB, most) for gb in cards]
 
 # %% ../nbs/05_memory.ipynb #m546
 @dataclass(repr=False)
@@ -229,13 +231,15 @@ class CardTable:
     seq_len: int
     cards: tuple   # GiB
     batches: dict  # method -> largest batch on each card
+    impossible: dict=field(default_factory=dict)  # method -> why the model cannot take it
 
     def _rows(self): return [(method, *[n or "-" for n in fitting]) for method, fitting in self.batches.items()]
     def _header(self): return (f"{self.model}, {self.seq_len} tokens", *[f"{card:g} GiB" for card in self.cards])
     def __repr__(self):
         width = max(len(self._header()[0]), *map(len, self.batches))
-        return "\n".join(f"{row[0]:{width}}" + "".join(f"{x!s:>9}" for x in row[1:]) for row in [self._header(), *self._rows()])
-    def _repr_html_(self): return html_table(self._rows(), self._header(), ("examples in a micro-batch; a dash: not even one",))
+        return "\n".join([f"{row[0]:{width}}" + "".join(f"{x!s:>9}" for x in row[1:]) for row in [self._header(), *self._rows()]] + self._notes())
+    def _notes(self): return [f"{method}: {why}" for method, why in self.impossible.items()]
+    def _repr_html_(self): return html_table(self._rows(), self._header(), ("examples in a micro-batch; a dash: not even one", *self._notes()))
     def to_dict(self): return asdict(self)
 
 def what_fits(
@@ -246,5 +250,12 @@ def what_fits(
 ) -> CardTable:
     "What a card can train: full, LoRA and QLoRA, the last two with checkpointing as well."
     ways = {"full": ("full", False), "LoRA": ("lora", False), "LoRA, checkpointing": ("lora", True), "QLoRA": ("qlora", False), "QLoRA, checkpointing": ("qlora", True)}
-    return CardTable(_called(model), seq_len, tuple(cards), {name: _fitting(cards, model, method, seq_len=seq_len, gradient_checkpointing=thrifty, **settings)
-                                                             for name, (method, thrifty) in ways.items()})
+    if taken := settings.keys() & {"method", "gradient_checkpointing", "batch_size"}: raise ConfigError(f"{min(taken)} is given", "what fits", "leave it out: the table goes through all of them")
+    if not isinstance(cards, (list, tuple)) or not cards: raise ConfigError(f"cards are {cards!r}", "what fits", "pass a list of sizes in GiB")
+    table = CardTable(_called(model), seq_len, tuple(cards), {})
+    for name, (method, thrifty) in ways.items():
+        try: table.batches[name] = _fitting(cards, model, method, seq_len=seq_len, gradient_checkpointing=thrifty, **settings)
+        except ModelError as e:
+            if name == "full": raise  # what it says holds for all of them
+            table.impossible[name] = e.what
+    return table

@@ -72,6 +72,8 @@ def model_config(
         with quiet(): return AutoConfig.from_pretrained(model_location(name), local_files_only=offline())
     except ModelError: raise
     except Exception as e:  # a broken config.json fails in many ways
+        if Path(name).expanduser().is_dir(): raise ModelError(f"its config.json cannot be used: {' '.join(str(e).split())[:200]}", str(name), "mend it, or save the model again") from e
+        if str(name).startswith((".", "/", "~")): raise ModelError("there is no such folder", str(name), "check the path") from e
         plain = {s.lower(): full for s, full in short.items()}
         near = [plain[n] for n in difflib.get_close_matches(str(name).rpartition("/")[2].lower(), plain, 3, 0.5)]
         raise ModelError(f"no shape is known, and none can be fetched: {str(e).strip().splitlines()[0]}", f"model {name}",

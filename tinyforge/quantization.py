@@ -95,7 +95,9 @@ def dequantize_nf4(
     return dequantize_blockwise(codes, absmax, nf4_levels()).view(quantized.shape)
 
 # %% ../nbs/04_quantization.ipynb #q030
-def quantization_config():
+def quantization_config(
+    dtype: torch.dtype=None,  # of the products; bfloat16 on a GPU and float32 on a CPU if missing
+):
     "The BitsAndBytesConfig of QLoRA, for transformers' from_pretrained; ConfigError if bitsandbytes is missing."
     try:
         with quiet(): import bitsandbytes
@@ -103,7 +105,7 @@ def quantization_config():
         raise ConfigError(f"four bits need bitsandbytes, which cannot be imported: {e}", "load_in_4bit", "pip install bitsandbytes, or leave load_in_4bit out") from None
     from transformers import BitsAndBytesConfig
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+                              bnb_4bit_compute_dtype=dtype or (torch.bfloat16 if torch.cuda.is_available() else torch.float32))
 
 # %% ../nbs/04_quantization.ipynb #q034
 def check_quantizable(
