@@ -113,6 +113,9 @@ def check_quantizable(
 ) -> None:
     "ModelError for layers whose rows are not whole blocks of 64."
     head = model.get_output_embeddings()
-    odd = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head and m.in_features % 64]
-    if odd: raise ModelError(f"{len(odd)} layers cannot be quantised: {odd[0][0]} has {odd[0][1].in_features} inputs, not a multiple of 64",
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, with its weight the other way round
+    inputs = {n: m.in_features if isinstance(m, torch.nn.Linear) else m.nx for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head}
+    odd = [n for n, size in inputs.items() if size % 64]
+    if not inputs: raise ModelError("has no linear layers that could be quantised", type(model).__name__, "leave load_in_4bit out for this model")
+    if odd: raise ModelError(f"{len(odd)} layers cannot be quantised: {odd[0]} has {inputs[odd[0]]} inputs, not a multiple of 64",
                              type(model).__name__, "leave load_in_4bit out for this model")

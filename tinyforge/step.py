@@ -82,7 +82,7 @@ def _quantized(model, dtype):
     "Put bitsandbytes' layers in, as transformers does before it loads weights."
     check_quantizable(model)
     from transformers.quantizers import AutoHfQuantizer
-    AutoHfQuantizer.from_config(quantization_config(dtype), pre_quantized=False).preprocess_model(model=model, device_map=None)
+    with quiet(): AutoHfQuantizer.from_config(quantization_config(dtype), pre_quantized=False).preprocess_model(model=model, device_map=None)
     model.is_loaded_in_4bit = True
 
 def _adapted(model, s):
