@@ -7,7 +7,7 @@ __all__ = ['GIB', 'OVERHEAD', 'CARDS', 'MemoryReport', 'to_dict', 'estimate_memo
            'plot_timeline', 'largest_batch', 'check_card', 'CardTable', 'what_fits']
 
 # %% ../nbs/05_memory.ipynb #m505
-import numbers, os
+import gc, numbers, os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -87,6 +87,7 @@ def _called(model): return str(model) if isinstance(model, (str, Path)) else typ
 # %% ../nbs/05_memory.ipynb #m516
 def _most_allocated(step, device):
     "Run a function; the most bytes that were handed out at once, above what was there before."
+    gc.collect()  # what is thrown away during the run would count as given back
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

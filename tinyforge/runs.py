@@ -27,6 +27,7 @@ class TrainingConfig:
     lora_target_modules: list|str|None=None  # "all-linear" (if None), "attention", "mlp", or names of layers
     lora_path: str|None=None          # an adapter to start from, or to generate with
     load_in_4bit: bool=False          # the base in NF4, chapter 04
+    gradient_checkpointing: bool=False  # compute blocks again in the backward pass instead of keeping what they made
     num_epochs: float=3               # passes over the data
     batch_size: int=4                 # examples in a micro-batch
     gradient_accumulation_steps: int=1  # micro-batches in a step
@@ -53,7 +54,7 @@ def _number(low, high, kind=numbers.Real, above=False):
 _text = (lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "", "a name or a path")
 _flag = (lambda v: isinstance(v, bool), "True or False")
 _RULES = {
-    "model_name": _text, "output_dir": _text, "use_lora": _flag, "load_in_4bit": _flag, "train_on_prompt": _flag,
+    "model_name": _text, "output_dir": _text, "use_lora": _flag, "load_in_4bit": _flag, "gradient_checkpointing": _flag, "train_on_prompt": _flag,
     "lora_r": _number(1, 4096, numbers.Integral), "lora_alpha": _number(0, 65536, above=True), "lora_dropout": _number(0, 0.95),
     "lora_target_modules": (lambda v: v is None or isinstance(v, str) and v in PRESETS or isinstance(v, (list, tuple)) and len(v) > 0
                             and all(isinstance(n, str) and n for n in v), f"None, one of {', '.join(PRESETS)}, or a list of names of layers"),
@@ -63,10 +64,10 @@ _RULES = {
     "max_length": _number(2, 1 << 20, numbers.Integral), "on_bad_line": (lambda v: v in ("error", "skip"), '"error" or "skip"'),
     "seed": _number(0, 2**32 - 1, numbers.Integral), "trainer_args": (lambda v: isinstance(v, dict), "a dict"),
 }
-_OURS_AS = {"num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size"}
+_OURS_AS = {"num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size", "activation_checkpointing": "gradient_checkpointing"}
 _UNUSED = {"label_smoothing_factor", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub", "eval_strategy", "do_eval"}
 _OURS = {"output_dir", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed",
-         "remove_unused_columns", "report_to", "disable_tqdm", "save_strategy", "label_names"}
+         "remove_unused_columns", "report_to", "disable_tqdm", "save_strategy", "label_names", "gradient_checkpointing", "activation_checkpointing"}
 
 # %% ../nbs/07b_runs.ipynb #s713
 def _check_names(options, known):
@@ -86,6 +87,15 @@ def _check_values(config):
     if config.use_lora: return
     if config.lora_path is not None: refuse("lora_path names an adapter, and use_lora is False", "leave one of them out")
     if config.load_in_4bit: refuse("load_in_4bit is True, and use_lora is False: weights of four bits cannot be trained", "leave one of them out")
+
+# %% ../nbs/07b_runs.ipynb #r802
+def _preset(values):
+    def make(cls, **changes): return cls(**{**values, **changes})
+    return classmethod(make)
+
+TrainingConfig.minimal = _preset({"lora_r": 8, "lora_alpha": 16})
+TrainingConfig.recommended = _preset({"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "lora_target_modules": "all-linear", "learning_rate": 1e-4})
+TrainingConfig.max_efficiency = _preset({"lora_r": 8, "lora_alpha": 16, "load_in_4bit": True, "gradient_checkpointing": True})
 
 # %% ../nbs/07b_runs.ipynb #c013
 @dataclass

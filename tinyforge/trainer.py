@@ -7,6 +7,7 @@ __all__ = ['RealTrainer', 'train']
 
 # %% ../nbs/08_trainer.ipynb #c004
 import json, math, os, tempfile, time
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,11 +19,20 @@ from tqdm.auto import tqdm
 import tinyforge
 from .batches import flatten, flattening_is_exact, pad, token_losses
 from .data import load_examples
-from .errors import ConfigError
+from .errors import AdapterError, ConfigError, TrainingError
 from .inference import AdaptedModel, _key, _Loaded, _stamp, read_adapter
 from .models import quiet
 from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, written_whole
 from .targets import resolve_targets
+
+# %% ../nbs/08_trainer.ipynb #f802
+def _with_lines(collate):
+    "Batches that also say where their examples stand in the file."
+    return lambda examples: {**collate(examples), "lines": torch.tensor([e.line for e in examples])}
+
+def _not_finite(step, lines):
+    shown = ", ".join(map(str, sorted(lines)[:8])) + (", ..." if len(lines) > 8 else "")
+    return f"the loss is not a finite number in step {step}, in a batch of line{'s' * (len(lines) > 1)} {shown}"
 
 # %% ../nbs/08_trainer.ipynb #c008
 def _make_trainer(model, examples, arguments, collate, callbacks):
@@ -41,7 +51,10 @@ def _make_trainer(model, examples, arguments, collate, callbacks):
             return batches, labelled
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            lines = inputs.pop("lines")
             losses = token_losses(model, inputs)
+            if not torch.isfinite(losses).all(): raise TrainingError(_not_finite(self.state.global_step + 1, lines.tolist()), do="lower the learning rate, set max_grad_norm in trainer_args, or look at these lines")
+            if model.training and not losses.requires_grad: raise AdapterError("no gradient reaches what is trained: the loss does not depend on it", do=_DETACHED)
             count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
             return losses.sum() / count * self.accelerator.num_processes  # processes average their gradients
 
@@ -49,6 +62,24 @@ def _make_trainer(model, examples, arguments, collate, callbacks):
     trainer = LabelledTokenTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)  # ours draws the progress
     return trainer
+
+# %% ../nbs/08_trainer.ipynb #g802
+_DETACHED = "something between it and the loss cuts the gradient: a hook, a frozen kernel, or torch.no_grad in the model's code"
+
+def _make_watch(model):
+    "A callback that looks, before the first update, whether a gradient reached everything that is trained."
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        looked = False
+        def on_pre_optimizer_step(self, args, state, control, **kw):
+            if self.looked: return
+            self.looked = True
+            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            without = [name for name, p in trained.items() if p.grad is None]
+            if without: raise AdapterError(f"no gradient reaches {len(without)} of {len(trained)} trained tensors, such as {without[0]}", do=_DETACHED)
+            if not any(p.grad.any() for p in trained.values()): raise AdapterError(f"the gradient of all {len(trained)} trained tensors is zero", do=_DETACHED)
+    return Watch()
 
 # %% ../nbs/08_trainer.ipynb #c010
 def _make_progress(losses, show):
@@ -147,7 +178,7 @@ def _arguments(config, scratch, examples):
                "gradient_accumulation_steps": config.gradient_accumulation_steps, "learning_rate": config.learning_rate,
                "seed": config.seed, "remove_unused_columns": False, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
     try:
-        arguments = TrainingArguments(**options)
+        with quiet(): arguments = TrainingArguments(**options)
         if not arguments.max_grad_norm >= 0: raise ValueError(f"max_grad_norm is {arguments.max_grad_norm!r}, not a number from 0")
         if not any(name in arguments.optim for name in ("galore", "apollo", "lomo")):  # these want the model
             optimizer, values = Trainer.get_optimizer_cls_and_kwargs(arguments)
@@ -173,6 +204,7 @@ def train(self: RealTrainer,
         arguments = _arguments(c, scratch, len(examples))
         self._load_base()
         _check_length(examples, self.base.config)
+        _check_checkpointing(self.base, c)
         before = self.adapters.get(self.active)
         name = self._new_name() if c.use_lora else None
         try:
@@ -188,6 +220,25 @@ def train(self: RealTrainer,
 
 RealTrainer.train = train
 
+# %% ../nbs/08_trainer.ipynb #g805
+@contextmanager
+def _checkpointing(base, config):
+    "Let blocks be computed again, while it lasts."
+    if not config.gradient_checkpointing:
+        yield
+        return
+    flavour = config.trainer_args.get("gradient_checkpointing_kwargs") or {"use_reentrant": False}
+    with quiet(): base.gradient_checkpointing_enable(flavour)
+    if flavour.get("use_reentrant"): base.enable_input_require_grads()
+    try: yield
+    finally:
+        with quiet(): base.gradient_checkpointing_disable()
+        if flavour.get("use_reentrant"): base.disable_input_require_grads()
+
+def _check_checkpointing(base, config):
+    if config.gradient_checkpointing and not base.supports_gradient_checkpointing:
+        raise ConfigError(f"a {type(base).__name__} knows no gradient checkpointing", "gradient_checkpointing", "leave it out for this model")
+
 # %% ../nbs/08_trainer.ipynb #c062
 def _run(self, examples, arguments, show):
     "The training itself; returns the report, and whether this process is the one that saves."
@@ -197,8 +248,8 @@ def _run(self, examples, arguments, show):
     if not flat: print(f"{type(self.base).__name__} cannot take flattened batches: padded ones are used")
     collate = flatten if flat else partial(pad, pad_token_id=tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id)
     progress = _make_progress(losses, show)
-    with quiet():
-        runner = _make_trainer(model, examples, arguments, collate, [progress])
+    with quiet(), _checkpointing(self.base, self.config):
+        runner = _make_trainer(model, examples, arguments, _with_lines(collate), [progress, _make_watch(model)])
         start = time.perf_counter()
         try: state = runner.train()
         finally:
