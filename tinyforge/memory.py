@@ -243,6 +243,7 @@ class CardTable:
     def _repr_html_(self): return html_table(self._rows(), self._header(), ("examples in a micro-batch; a dash: not even one", *self._notes()))
     def to_dict(self): return asdict(self)
 
+# %% ../nbs/05_memory.ipynb #m5b3
 def what_fits(
     model,           # as for `estimate_memory`
     seq_len: int=512,# tokens of an example
