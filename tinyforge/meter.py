@@ -173,16 +173,7 @@ def watched_step(
     meter.phase = "after"
     return _timeline(meter)
 
-# %% ../nbs/04d_meter.ipynb #w025
-_turn = threading.RLock()  # what a simulation changes for its time is torch's and transformers', and so every thread's
-
-def simulated_step(
-    model,            # as for `training_model`
-    s: StepSettings,
-) -> list:            # as from `watched_step`
-    "One training step of the real code on fake tensors; ModelError if the code reads values that fakes do not have."
-    with _turn: return _simulate(training_model(model, s), s)
-
+# %% ../nbs/04d_meter.ipynb #w0b1
 def _simulate(made, s):
     from torch._subclasses.fake_tensor import FakeTensorMode
     batch = example_batch(s)
@@ -207,3 +198,13 @@ def _simulate(made, s):
         name, reason = type(getattr(made, "get_base_model", lambda: made)()).__name__, (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelError(f"its step cannot be simulated: {reason}", name, "try dtype='bfloat16', other targets, or another path") from e
     finally: logger.setLevel(level)
+
+# %% ../nbs/04d_meter.ipynb #w025
+_turn = threading.RLock()  # what a simulation changes for its time is torch's and transformers', and so every thread's
+
+def simulated_step(
+    model,            # as for `training_model`
+    s: StepSettings,
+) -> list:            # as from `watched_step`
+    "One training step of the real code on fake tensors; ModelError if the code reads values that fakes do not have."
+    with _turn: return _simulate(training_model(model, s), s)
