@@ -131,13 +131,14 @@ def load_tokenizer(
 # %% ../nbs/07_base_model.ipynb #s703
 def load_base(
     name=BASE,  # "tinyforge-base", a local folder, or a Hub id
-    dtype=None, # of the weights; float32 on a CPU and bfloat16 on a GPU if missing
+    dtype=None, # of the weights; float32 on a CPU and bfloat16 on a GPU if missing, or float16 where it has no other
     load_in_4bit: bool=False,  # NF4 for all linear layers but the head, chapter 04
 ):
     "A causal language model, ready for an adapter."
     from transformers import AutoModelForCausalLM
     gpu = torch.cuda.is_available()
-    options, device = {"dtype": dtype or (torch.bfloat16 if gpu else torch.float32)}, "cuda" if gpu else "cpu"
+    half = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    options, device = {"dtype": dtype or (half if gpu else torch.float32)}, "cuda" if gpu else "cpu"
     if load_in_4bit:
         check_quantizable(skeleton(model_config(name)))
         options |= {"quantization_config": quantization_config(options["dtype"]), "device_map": device}

@@ -41,6 +41,7 @@ def quiet():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT sets it right by itself
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")  # said by the trainer, in its words
             yield
     finally:
         log.set_verbosity(level)

@@ -6,97 +6,28 @@
 __all__ = ['RealTrainer', 'train']
 
 # %% ../nbs/08_trainer.ipynb #c004
-import json, math, os, tempfile, time
-from contextlib import contextmanager
+import difflib, hashlib, json, os, tempfile
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 import tinyforge
-from .batches import flatten, flattening_is_exact, pad, token_losses
+from .base_model import load_base
+from .batches import flatten, flattening_is_exact, pad
+from .checkpoints import Checkpoints, stop_on_signal
 from .data import load_examples
-from .errors import AdapterError, ConfigError, TrainingError
+from .errors import AdapterError, ConfigError, DataError
 from .inference import AdaptedModel, _key, _Loaded, _stamp, read_adapter
+from .loop import check_checkpointing, gradient_checkpointing, hold_out, make_trainer, mixed_precision, put_back, trained_parameters, training_arguments
 from .models import quiet
-from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, written_whole
+from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, mend, written_whole
 from .targets import resolve_targets
+from .watch import NotFiniteError, check_moved
 
-# %% ../nbs/08_trainer.ipynb #f802
-def _with_lines(collate):
-    "Batches that also say where their examples stand in the file."
-    return lambda examples: {**collate(examples), "lines": torch.tensor([e.line for e in examples])}
-
-def _not_finite(step, lines):
-    shown = ", ".join(map(str, sorted(lines)[:8])) + (", ..." if len(lines) > 8 else "")
-    return f"the loss is not a finite number in step {step}, in a batch of line{'s' * (len(lines) > 1)} {shown}"
-
-# %% ../nbs/08_trainer.ipynb #c008
-def _make_trainer(model, examples, arguments, collate, callbacks):
-    "transformers' Trainer with the loss of chapter 04b; defined here so that importing this module stays fast."
-    from transformers import Trainer
-
-    class LabelledTokenTrainer(Trainer):
-        "Sums the loss over labelled tokens and divides by those of the whole step; counts what it read."
-        loss_is_scaled_for_ga, tokens = True, 0
-
-        def get_batch_samples(self, epoch_iterator, num_batches, device):
-            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            self.tokens += sum(int(b["attention_mask"].sum()) if "attention_mask" in b else b["input_ids"].numel() for b in batches)
-            labelled = sum((b["labels"] >= 0).sum() for b in batches).to(device) if batches else None
-            if batches and self.args.world_size > 1: labelled = self.accelerator.gather(labelled).sum()
-            return batches, labelled
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            lines = inputs.pop("lines")
-            losses = token_losses(model, inputs)
-            if not torch.isfinite(losses).all(): raise TrainingError(_not_finite(self.state.global_step + 1, lines.tolist()), do="lower the learning rate, set max_grad_norm in trainer_args, or look at these lines")
-            if model.training and not losses.requires_grad: raise AdapterError("no gradient reaches what is trained: the loss does not depend on it", do=_DETACHED)
-            count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
-            return losses.sum() / count * self.accelerator.num_processes  # processes average their gradients
-
-    from transformers.trainer_callback import PrinterCallback
-    trainer = LabelledTokenTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=callbacks)
-    trainer.remove_callback(PrinterCallback)  # ours draws the progress
-    return trainer
-
-# %% ../nbs/08_trainer.ipynb #g802
-_DETACHED = "something between it and the loss cuts the gradient: a hook, a frozen kernel, or torch.no_grad in the model's code"
-
-def _make_watch(model):
-    "A callback that looks, before the first update, whether a gradient reached everything that is trained."
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):
-        looked = False
-        def on_pre_optimizer_step(self, args, state, control, **kw):
-            if self.looked: return
-            self.looked = True
-            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-            without = [name for name, p in trained.items() if p.grad is None]
-            if without: raise AdapterError(f"no gradient reaches {len(without)} of {len(trained)} trained tensors, such as {without[0]}", do=_DETACHED)
-            if not any(p.grad.any() for p in trained.values()): raise AdapterError(f"the gradient of all {len(trained)} trained tensors is zero", do=_DETACHED)
-    return Watch()
-
-# %% ../nbs/08_trainer.ipynb #c010
-def _make_progress(losses, show):
-    "A callback that keeps every logged loss and moves one progress bar."
-    from transformers import TrainerCallback
-
-    class Progress(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kw):
-            self.bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=not (show and state.is_world_process_zero))
-        def on_log(self, args, state, control, logs=None, **kw):
-            if "loss" not in (logs or {}): return
-            losses.append((state.global_step, logs["loss"]))
-            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        def on_step_end(self, args, state, control, **kw): self.bar.update(1)
-        def close(self):  # also when the run is broken off
-            if hasattr(self, "bar"): self.bar.close()
-    return Progress()
 
 # %% ../nbs/08_trainer.ipynb #c012
 class RealTrainer(AdaptedModel):
@@ -116,9 +47,25 @@ def _targets(model, wanted):
     for note in targets.notes: print(f"lora_target_modules: {note}")
     return targets.names
 
+def _check_modules(model, wanted, targets):
+    "Refuse names of modules to save that fit none, or one that gets an adapter."
+    names = [n for n, _ in model.named_modules() if n]
+    for entry in wanted or ():
+        found = [n for n in names if n == entry or n.endswith("." + entry)]
+        near = difflib.get_close_matches(entry, {n.rpartition(".")[2] for n in names if not n.rpartition(".")[2].isdigit()}, 3, 0.4)
+        if not found: raise ConfigError(f"modules_to_save: no module is called {entry!r}", "TrainingConfig", f"the nearest are {', '.join(near)}" if near else "leave it out")
+        if getattr(model.config, "tie_word_embeddings", False) and {id(model.get_submodule(n)) for n in found} & {id(model.get_input_embeddings()), id(model.get_output_embeddings())}:
+            print(f"modules_to_save: {found[0]} shares its weights with {'the embedding' if 'head' in found[0] else 'the head'}, which stays as it is: from now on they differ")
+        both = set(found) & set(targets)
+        if both: raise ConfigError(f"modules_to_save: {min(both)} gets an adapter already", "TrainingConfig", "train it in full or with an adapter, not both")
+
+
+# %% ../nbs/08_trainer.ipynb #h803
+_KEPT = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora", "modules_to_save": "modules_to_save"}
+
 def _check_continues(config, saved, targets):
-    "What is trained on keeps its shape: settings that ask for another one would be ignored."
-    given = {"lora_r": saved.config.get("r"), "lora_alpha": saved.config.get("lora_alpha"), "lora_dropout": saved.config.get("lora_dropout")}
+    "The settings of a saved adapter; ConfigError for one that asks for another shape."
+    given = {field: saved.config.get(name, getattr(TrainingConfig, field)) for field, name in _KEPT.items()}
     for field, value in given.items():
         if getattr(config, field) not in (value, getattr(TrainingConfig, field)):
             raise ConfigError(f"{field} is {getattr(config, field)}, but the adapter at lora_path has {value}", "TrainingConfig", "leave it out: an adapter that is trained on keeps its shape")
@@ -137,7 +84,9 @@ def _new_adapter(self, saved, name):
         self._put_on(Path(c.lora_path).expanduser(), saved, name, trainable=True)
         print(f"goes on from {c.lora_path}: rank {settings['lora_r']}, alpha {settings['lora_alpha']}, {len(saved.layers)} layers")
     else:
-        lora = LoraConfig(r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, target_modules=targets, task_type="CAUSAL_LM")
+        _check_modules(self.base, c.modules_to_save, targets)
+        lora = LoraConfig(r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, use_rslora=c.use_rslora, use_dora=c.use_dora,
+                          modules_to_save=c.modules_to_save and [*c.modules_to_save], target_modules=targets, task_type="CAUSAL_LM")
         torch.manual_seed(c.seed)
         try:
             with quiet():
@@ -164,110 +113,122 @@ def _check_length(examples, config):
     if limit and len(longest.input_ids) > limit:
         raise ConfigError(f"max_length lets line {longest.line} have {len(longest.input_ids)} tokens, but the model takes {limit}", "TrainingConfig", f"set max_length={limit} or less")
 
-RealTrainer._check_base = _check_base
+def _examples(self, data):
+    "The examples to train on, and those to look at."
+    c = self.config
+    def load(path): return load_examples(path, self._load_tokenizer(), c.max_length, c.train_on_prompt, c.on_bad_line)
+    examples = load(data)
+    if c.eval_fraction: return hold_out(examples, c.eval_fraction, c.seed)
+    if c.eval_data is None: return examples, None
+    held_out = load(c.eval_data)
+    if held_out.kind != examples.kind: raise DataError(f"holds examples of the kind {held_out.kind}, and the training data is {examples.kind}", str(c.eval_data), "write both in one shape")
+    both = len({tuple(e.input_ids) for e in examples} & {tuple(e.input_ids) for e in held_out})
+    if both: print(f"{c.eval_data}: {both} of its examples are trained on too; their loss says what is remembered, not what was learned")
+    return examples, held_out
 
-# %% ../nbs/08_trainer.ipynb #c017
-def _arguments(config, scratch, examples):
-    "What transformers' Trainer is told; `trainer_args` come last but for what the configuration decides."
-    from transformers import Trainer, TrainingArguments, get_scheduler
-    steps = math.ceil(examples / config.batch_size / config.gradient_accumulation_steps * config.num_epochs)
-    options = {"warmup_steps": min(50, steps // 10), "logging_steps": max(1, steps // 200), "logging_first_step": True,
-               "dataloader_pin_memory": torch.cuda.is_available(), **config.trainer_args,
-               "average_tokens_across_devices": False,  # done in get_batch_samples
-               "output_dir": scratch, "num_train_epochs": config.num_epochs, "per_device_train_batch_size": config.batch_size,
-               "gradient_accumulation_steps": config.gradient_accumulation_steps, "learning_rate": config.learning_rate,
-               "seed": config.seed, "remove_unused_columns": False, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
-    try:
-        with quiet(): arguments = TrainingArguments(**options)
-        if not arguments.max_grad_norm >= 0: raise ValueError(f"max_grad_norm is {arguments.max_grad_norm!r}, not a number from 0")
-        if not any(name in arguments.optim for name in ("galore", "apollo", "lomo")):  # these want the model
-            optimizer, values = Trainer.get_optimizer_cls_and_kwargs(arguments)
-            trial = optimizer([torch.nn.Parameter(torch.zeros(2, 2))], **values)  # refuses what it cannot use, and costs nothing
-            get_scheduler(arguments.lr_scheduler_type, trial, arguments.get_warmup_steps(steps), steps, arguments.lr_scheduler_kwargs)
-    except (TypeError, ValueError, ImportError) as e:
-        raise ConfigError(str(e).splitlines()[0], "trainer_args", "see transformers.TrainingArguments for what there is") from None
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would split the one row: use accelerate launch
-    return arguments
+RealTrainer._check_base, RealTrainer._examples = _check_base, _examples
+
+# %% ../nbs/08_trainer.ipynb #h806
+def _made_of(config, examples, held_out):
+    "What has to be the same for a run to go on: settings, and the bytes of its files."
+    settings = {k: v for k, v in asdict(config).items() if k not in ("output_dir", "save_steps", "eval_data")}
+    return {**settings, "data": examples.sha256, "eval_data": held_out.sha256 if held_out else None}
+
+def _digest(made_of): return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()
 
 # %% ../nbs/08_trainer.ipynb #c018
 def train(self: RealTrainer,
-    data,            # a JSONL file
-    show: bool=True, # draw a progress bar
+    data,             # a JSONL file
+    show: bool=True,  # show how it goes
+    resume: bool|None=None,  # True: go on with a run that stopped; False: begin anew where one did
 ) -> TrainResult:
     "Fine-tune on a file and save the result in `config.output_dir`; a training that fails leaves everything as it was."
     c = self.config = replace(self.config)  # which checks it again
     self._check_base()
     check_output(c.output_dir, c.use_lora, c.model_name)
-    saved = read_adapter(c.lora_path) if c.lora_path else None
-    examples = load_examples(data, self._load_tokenizer(), c.max_length, c.train_on_prompt, c.on_bad_line)
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = _arguments(c, scratch, len(examples))
-        self._load_base()
-        _check_length(examples, self.base.config)
-        _check_checkpointing(self.base, c)
-        before = self.adapters.get(self.active)
-        name = self._new_name() if c.use_lora else None
-        try:
-            settings = self._new_adapter(saved, name) if c.use_lora else self._unfreeze()
-            result, main = self._run(examples, arguments, show)
-        except BaseException:
-            self._undo(name, before)
-            raise
-    self.model.requires_grad_(False)
-    self._keep(name, examples.kind)
-    if main: self._save(name, result, examples, settings)  # one of several processes
+    checkpoints, main = Checkpoints(c.output_dir), os.environ.get("RANK", "0") == "0"  # one of several processes
+    with checkpoints.only_one() if main else nullcontext():
+        saved = read_adapter(c.lora_path) if c.lora_path else None
+        examples, held_out = self._examples(data)
+        run, place = checkpoints.begin(resume, _made_of(c, examples, held_out))
+        if resume and place is None:
+            mend(c.output_dir)
+            if (result := self._done(run.made_of)): return result
+            print("there is no checkpoint to go on from: the run begins at the beginning")
+        result, settings, name = self._train(saved, examples, held_out, run, place, checkpoints, show)
+        self.model.requires_grad_(False)
+        self._keep(name, examples.kind)
+        if main: self._save(name, result, examples, settings, run.made_of)
+        checkpoints.clear()
+    if name: check_moved(self.model, name)
     return result
 
 RealTrainer.train = train
 
-# %% ../nbs/08_trainer.ipynb #g805
-@contextmanager
-def _checkpointing(base, config):
-    "Let blocks be computed again, while it lasts."
-    if not config.gradient_checkpointing:
-        yield
-        return
-    flavour = config.trainer_args.get("gradient_checkpointing_kwargs") or {"use_reentrant": False}
-    with quiet(): base.gradient_checkpointing_enable(flavour)
-    if flavour.get("use_reentrant"): base.enable_input_require_grads()
-    try: yield
-    finally:
-        with quiet(): base.gradient_checkpointing_disable()
-        if flavour.get("use_reentrant"): base.disable_input_require_grads()
-
-def _check_checkpointing(base, config):
-    if config.gradient_checkpointing and not base.supports_gradient_checkpointing:
-        raise ConfigError(f"a {type(base).__name__} knows no gradient checkpointing", "gradient_checkpointing", "leave it out for this model")
 
 # %% ../nbs/08_trainer.ipynb #c062
-def _run(self, examples, arguments, show):
-    "The training itself; returns the report, and whether this process is the one that saves."
-    model, losses, tok = self.model, [], self.tokenizer
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    flat = flattening_is_exact(model)
+def _run(self, examples, held_out, run, place, checkpoints, arguments, name, show):
+    "The training itself."
+    model, tok, c = self.model, self.tokenizer, self.config
+    trained, flat = sum(p.numel() for p in model.parameters() if p.requires_grad), flattening_is_exact(model)
     if not flat: print(f"{type(self.base).__name__} cannot take flattened batches: padded ones are used")
     collate = flatten if flat else partial(pad, pad_token_id=tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id)
-    progress = _make_progress(losses, show)
-    with quiet(), _checkpointing(self.base, self.config):
-        runner = _make_trainer(model, examples, arguments, _with_lines(collate), [progress, _make_watch(model)])
-        start = time.perf_counter()
-        try: state = runner.train()
+    alone = arguments.world_size == 1
+    with quiet(), gradient_checkpointing(self.base, c), stop_on_signal() if alone else nullcontext([]) as asked:
+        runner = make_trainer(model, examples, collate, arguments, run, c, held_out or (), checkpoints, name, asked, show)
+        try:
+            if run.finished: runner._load_from_checkpoint(place)
+            else: runner.train(resume_from_checkpoint=str(place) if place else None)
         finally:
-            progress.close()
+            runner.progress.close()
             model.eval()
-    seconds = time.perf_counter() - start
-    tokens = runner.accelerator.gather(torch.tensor([runner.tokens], device=arguments.device)).sum().item()
-    losses = losses or [(state.global_step, state.training_loss)]
-    return TrainResult(str(self.config.output_dir), len(examples), state.global_step, losses, seconds, tokens / seconds, trained,
-                       self.base_parameters + trained * self.config.use_lora, 0, "flattened" if flat else "padded", examples.cut), runner.is_world_process_zero()
+    runner.pace.tick()
+    steps = runner.state.max_steps
+    if asked and run.step < steps and not run.stopped:
+        print(f"stopped after step {run.step} of {steps}; train(..., resume=True) goes on from {checkpoints.folder.name}")
+        raise KeyboardInterrupt
+    if run.pending: run.losses, run.pending = [*run.losses, (run.step, sum(run.pending) / len(run.pending))], []
+    if run.best: put_back(model, name, runner.best_weights)
+    return TrainResult(str(c.output_dir), len(examples), run.step, [tuple(l) for l in run.losses], run.seconds, run.tokens / run.seconds, trained,
+                       self.base_parameters + trained * c.use_lora, "flattened" if flat else "padded", 0, examples.cut, [tuple(e) for e in run.evaluations], run.best and run.best[0], run.stopped)
 
 RealTrainer._run = _run
+
+# %% ../nbs/08_trainer.ipynb #h811
+def _train(self, saved, examples, held_out, run, place, checkpoints, show):
+    "Load, adapt and run; returns the report, the adapter's settings, and what PEFT calls it."
+    c = self.config
+    with tempfile.TemporaryDirectory() as scratch:
+        training_arguments(c, scratch, len(examples))  # before the model is loaded
+        self._load_base()
+        _check_length([*examples, *(held_out or ())], self.base.config)
+        check_checkpointing(self.base, c)
+        before, name, settings = self.adapters.get(self.active), self._new_name() if c.use_lora else None, {}
+        try:
+            settings = self._new_adapter(saved, name) if c.use_lora else self._unfreeze()
+            precision = mixed_precision(c.use_lora, self.base.dtype, self.base.device.type == "cuda")
+            return self._run(examples, held_out, run, place, checkpoints, training_arguments(c, scratch, len(examples), precision), name, show), settings, name
+        except BaseException as e:
+            if isinstance(e, NotFiniteError): e = self._last_good(e, name, examples, settings, run, checkpoints)
+            self._undo(name, before)
+            raise e
+
+def _last_good(self, error, name, examples, settings, run, checkpoints):
+    "Keep the weights that are still numbers; returns the error that says where."
+    weights = trained_parameters(self.model, name).values()
+    if run.step == 0 or not all(p.isfinite().all() for p in weights): return error
+    with checkpoints.writing(f"before-{run.step + 1:09}") as new: self._write(new, name, examples, settings)
+    where = checkpoints.folder/f"before-{run.step + 1:09}"
+    return type(error)(error.what, error.where, f"{error.do}; the weights before this step are in {os.path.relpath(where)}, to begin from")
+
+RealTrainer._train, RealTrainer._last_good = _train, _last_good
 
 # %% ../nbs/08_trainer.ipynb #c020
 def _unfreeze(self):
     "Make the base itself trainable, without any adapter."
     if self.peft_model is not None: self.base = self.peft_model.unload()
     self.peft_model, self.adapters, self._active, self.base_was_tuned = None, {}, None, True
+    if self.base.device.type == "cuda": self.base.float()  # chapter 07f: updates would be rounded away
     self.base.requires_grad_(True)
     return {}
 
@@ -290,32 +251,52 @@ def _keep(self, name, kind):
 RealTrainer._unfreeze, RealTrainer._undo, RealTrainer._keep = _unfreeze, _undo, _keep
 
 # %% ../nbs/08_trainer.ipynb #c021
-def _write(self, name, result, examples, settings):
-    "Write the adapter (or the model), the tokenizer and where they came from; fill in the size."
-    with written_whole(result.output_dir) as new, quiet():
+def _write(self, folder, name, examples, settings):
+    "Write the adapter (or the model) and where it came from into a folder."
+    with quiet():
         if self.config.use_lora:
-            inner = self.peft_model.peft_config[name]
-            inner.base_model_name_or_path = str(self.config.model_name)
-            self.peft_model.save_pretrained(new, selected_adapters=[name], save_embedding_layers=False)  # they are frozen
-            for file in (new/name).iterdir(): file.rename(new/file.name)  # PEFT puts named adapters into subfolders
-            (new/name).rmdir()
-            (new/"README.md").unlink(missing_ok=True)
-        else: self.base.save_pretrained(new)
-        self.tokenizer.save_pretrained(new)
-        result.saved_bytes = sum(f.stat().st_size for f in new.glob("*.safetensors"))
-        config = {k: str(v) if isinstance(v, os.PathLike) else v for k, v in {**asdict(self.config), **settings}.items()}
-        (new/PROVENANCE).write_text(json.dumps({
-            "base": str(self.config.model_name), "kind": examples.kind,
-            "data": {"file": Path(examples.path).name, "sha256": examples.sha256,
-                     "examples": len(examples), "cut": examples.cut, "skipped_lines": [n for n, _ in examples.skipped]},
-            "config": config, "versions": {p: version(p) for p in ("torch", "transformers", "peft")} | {"tinyforge": tinyforge.__version__},
-            "result": {k: v for k, v in result.to_dict().items() if k != "losses"} | {"final_loss": result.final_loss}},
-            indent=1, default=str))
+            self.peft_model.peft_config[name].base_model_name_or_path = str(self.config.model_name)
+            self.peft_model.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)  # they are frozen
+            for file in (folder/name).iterdir(): file.rename(folder/file.name)  # PEFT puts named adapters into subfolders
+            (folder/name).rmdir()
+            (folder/"README.md").unlink(missing_ok=True)
+        else: self.base.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+    config = {k: str(v) if isinstance(v, os.PathLike) else v for k, v in {**asdict(self.config), **settings}.items()}
+    (folder/PROVENANCE).write_text(json.dumps({
+        "base": str(self.config.model_name), "kind": examples.kind,
+        "data": {"file": Path(examples.path).name, "sha256": examples.sha256,
+                 "examples": len(examples), "cut": examples.cut, "skipped_lines": [n for n, _ in examples.skipped]},
+        "config": config, "versions": {p: version(p) for p in ("torch", "transformers", "peft")} | {"tinyforge": tinyforge.__version__}},
+        indent=1, default=str))
 
-def _save(self, name, result, examples, settings):
-    try: self._write(name, result, examples, settings)
+def _save(self, name, result, examples, settings, made_of):
+    "Write the result whole, and fill in its size."
+    try:
+        with written_whole(result.output_dir) as new:
+            self._write(new, name, examples, settings)
+            result.saved_bytes = sum(f.stat().st_size for f in new.glob("*.safetensors"))
+            origin = json.loads((new/PROVENANCE).read_text())
+            (new/PROVENANCE).write_text(json.dumps({**origin, "run": _digest(made_of), "result": result.to_dict()}, indent=1))
     except OSError as e:
         raise ConfigError(f"the result cannot be written: {e.strerror or e}", f"output_dir {result.output_dir!r}", "it is not on disk, but answers as long as this trainer lives") from e
     if name: self.adapters[self.active].stamp = _stamp(result.output_dir)
 
 RealTrainer._write, RealTrainer._save = _write, _save
+
+# %% ../nbs/08_trainer.ipynb #h813
+def _done(self, made_of):
+    "The report of a run whose result is written already, if it is this one."
+    c = self.config
+    try: origin = json.loads(Path(c.output_dir, PROVENANCE).read_text())
+    except (OSError, ValueError): return None
+    if origin.get("run") != _digest(made_of): return None
+    if c.use_lora: self.load_lora(c.output_dir)
+    else:
+        self._drop_base()
+        self.base, self.base_kind, self.base_was_tuned = load_base(c.output_dir), origin["kind"], True
+    print(f"this run is complete: its result is in {c.output_dir}")
+    known = {**origin["result"], "output_dir": c.output_dir}
+    return TrainResult(**{k: [tuple(pair) for pair in v] if k in ("losses", "evaluations") else v for k, v in known.items()})
+
+RealTrainer._done = _done
