@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'SPECIAL', 'TEMPLATE', 'dataset', 'render', 'train_tokenizer', 'base_config', 'token_rows', 'pretrain',
-           'load_tokenizer', 'load_base']
+           'load_tokenizer', 'usual_dtype', 'load_base', 'head_modules']
 
 # %% ../nbs/07_base_model.ipynb #c004
 from pathlib import Path
@@ -16,6 +16,7 @@ from .errors import ModelError
 from .models import BASE, model_config, model_location, offline, quiet
 from .quantization import check_quantizable, quantization_config
 from .targets import skeleton
+from .tasks import CAUSAL, CLASSIFICATION, task_of
 
 # %% ../nbs/07_base_model.ipynb #c009
 DATASETS = ("customer_support", "code_helper", "medical_qa")
@@ -129,22 +130,45 @@ def load_tokenizer(
     return _load(AutoTokenizer, name)
 
 # %% ../nbs/07_base_model.ipynb #s703
+def usual_dtype() -> torch.dtype:
+    "Of a base's weights on this machine: float32 on a CPU and bfloat16 on a GPU, or float16 where it has no other."
+    if not torch.cuda.is_available(): return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
 def load_base(
     name=BASE,  # "tinyforge-base", a local folder, or a Hub id
-    dtype=None, # of the weights; float32 on a CPU and bfloat16 on a GPU if missing, or float16 where it has no other
+    dtype=None, # of the weights; `usual_dtype` if missing
     load_in_4bit: bool=False,  # NF4 for all linear layers but the head, chapter 04
+    classes=(), # names of the classes, for an encoder that is to sort texts
 ):
-    "A causal language model, ready for an adapter."
-    from transformers import AutoModelForCausalLM
-    gpu = torch.cuda.is_available()
-    half = torch.bfloat16 if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    options, device = {"dtype": dtype or (half if gpu else torch.float32)}, "cuda" if gpu else "cpu"
+    "A model of one of the three tasks, ready for an adapter; its attribute `made_at_random` names the tensors that no file held."
+    import transformers
+    options, device, config = {"dtype": dtype or usual_dtype(), **_head(classes)}, "cuda" if torch.cuda.is_available() else "cpu", _load(transformers.AutoConfig, name)
+    task = task_of(config)
+    if (task == CLASSIFICATION) != bool(classes): raise ModelError("sorts texts, and needs the names of the classes" if not classes else "does not sort texts, but classes are given", f"model {name}", "train it on a file of text and label" if not classes else "choose an encoder like BERT")
     if load_in_4bit:
-        check_quantizable(skeleton(model_config(name)))
+        check_quantizable(skeleton(config))
         options |= {"quantization_config": quantization_config(options["dtype"]), "device_map": device}
-    model = _load(AutoModelForCausalLM, name, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # a new head is always the same
+        model, info = _load(getattr(transformers, task.loader), name, output_loading_info=True, **options)
+    model.made_at_random = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if model.made_at_random and task != CLASSIFICATION: raise ModelError(f"{len(model.made_at_random)} of its tensors are in no file and would be random, such as {model.made_at_random[0]}", f"model {name}", "save the model again, or choose one that was made for this")
     model.name_or_path = str(name)  # what an adapter will say that it belongs to
     if not load_in_4bit: return model.to(device).eval()
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"): module.support_avx512bf16_for_cpu = False  # it would end all gradients
     return model.eval()
+
+def _head(classes):
+    "What transformers has to be told for a head with these classes; one of another size is made anew."
+    return {"num_labels": len(classes), "id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}, "ignore_mismatched_sizes": True, "problem_type": "single_label_classification"} if classes else {}
+
+# %% ../nbs/07_base_model.ipynb #s705
+def head_modules(
+    model,  # a classifier, from `load_base`
+) -> list[str]:
+    "The modules of a classifier that are trained in full: the head, and what no file held."
+    head = [name for name, module in model.named_children() if name != model.base_model_prefix and any(True for _ in module.parameters())]
+    new = {key.rpartition(".")[0] for key in model.made_at_random}
+    return head + sorted(name for name in new if name.split(".")[0] not in head)

@@ -87,7 +87,7 @@ def demo(
             with suppress(OSError): folder.rmdir()  # if there is nothing in it yet
             raise
         scores[name] = before, after
-        print(f"  {result.seconds:.0f} s, loss {result.losses[0][1]:.2f} -> {result.final_loss:.2f}, adapter {result.saved_bytes / 1e6:.2f} MB; "
+        print(f"  {result.seconds:.0f} s, loss {result.first_loss:.2f} -> {result.final_loss:.2f}, adapter {result.saved_bytes / 1e6:.2f} MB; "
               f"right to the letter on held-out wordings: base {100 * before:.1f} %, adapter {100 * after:.1f} %", flush=True)
     print()
     swaps = [" ".join(f"{1000 * t:.1f}" for t in times) for times in zip(*show_answers(folder).values())]

@@ -24,14 +24,16 @@ SHAPES = {  # name: (keys that must be there, kind)
     "input/output": ({"input", "output"}, "chat"),
     "prompt/completion": ({"prompt", "completion"}, "completion"),
     "text": ({"text"}, "text"),
+    "text/label": ({"text", "label"}, "label"),  # for classifiers
 }
 
 def shape_of(
     record: dict,  # one line of the file, parsed
 ) -> str:          # a key of `SHAPES`
-    "Which of the five shapes a record has; ValueError says why it has none, or more than one."
+    "Which of the shapes a record has; ValueError says why it has none, or more than one."
     found = [name for name, (keys, _) in SHAPES.items() if keys <= record.keys()]
     if "instruction" in found and "messages" not in found: found = ["instruction"]  # Alpaca's files also hold input, and some text
+    if found == ["text", "text/label"]: found = ["text/label"]
     if len(found) == 1: return found[0]
     if found: raise ValueError(f"has the keys of two shapes: {' and '.join(found)}")
     known = "; ".join(", ".join(sorted(keys)) for keys, _ in SHAPES.values())
@@ -42,10 +44,11 @@ def shape_of(
 class Row:
     "One usable line of a file."
     line: int                      # its number, from 1
-    kind: str                      # "chat", "completion" or "text"
+    kind: str                      # "chat", "completion", "text" or "label"
     messages: list=field(default_factory=list)  # for chat: dicts with role and content
     prompt: str=""                 # for completion
-    text: str=""                   # for completion and text: what is trained
+    text: str=""                   # for completion and text: what is trained; for label: what is read
+    label: str=""                  # its class
 
 def _text(record, key, empty=False):
     value = record[key]
@@ -76,8 +79,12 @@ def to_row(
     record: dict,  # one line of the file, parsed
     line: int=1,   # its number
 ) -> Row:
-    "Check every value of a record and bring it into one of three kinds; ValueError says what is wrong."
+    "Check every value of a record and bring it into one of the kinds; ValueError says what is wrong."
     shape = shape_of(record)
+    if shape == "text/label":
+        label = record["label"]
+        if isinstance(label, bool) or not isinstance(label, (str, int)) or label == "": raise ValueError(f"'label' is {json.dumps(label)}, not a name or a whole number")
+        return Row(line, "label", text=_text(record, "text"), label=str(label))
     if shape == "text": return Row(line, "text", text=_text(record, "text"))
     if shape == "prompt/completion":
         return Row(line, "completion", prompt=_text(record, "prompt"), text=_text(record, "completion"))
@@ -218,6 +225,7 @@ def encode(
 ) -> Example:
     "Token ids and labels of one row, the end token last; ValueError if nothing trainable is left."
     ends = False
+    if row.kind == "label": raise ValueError("has a label, which is for classifiers: leave it out to train on the text")
     if row.kind == "chat":
         for message in row.messages: _refuse_control(message["content"], tokenizer)
         pieces, ends = _pieces(row.messages, tokenizer)
@@ -279,10 +287,11 @@ class TokenStrip:
 class Examples:
     "The examples of one file, and what became of its lines."
     items: list[Example]
-    kind: str                  # "chat", "completion" or "text"
+    kind: str                  # "chat", "completion", "text" or "label"
     path: str
     sha256: str                # of the bytes that were read
     skipped: list[tuple[int, str]]=field(default_factory=list)  # (line, reason) of those left out
+    classes: tuple[str, ...]=()  # their names, for a classifier
 
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i]
@@ -307,6 +316,7 @@ def load_examples(
     max_length: int=512,          # tokens
     train_on_prompt: bool=False,  # whether questions are trained too
     on_bad_line: str="error",     # or "skip"
+    encode_row=None,              # Row -> Example, for models that are not causal, chapter 06b
 ) -> Examples:
     "All examples of a file; DataError lists every line that cannot be used."
     if on_bad_line not in ("error", "skip"):
@@ -315,7 +325,7 @@ def load_examples(
     rows, problems, sha256 = _read(path)
     total, items = len(rows) + len(problems), []
     for row in rows:
-        try: items.append(encode(row, tokenizer, max_length, train_on_prompt))
+        try: items.append(encode_row(row) if encode_row else encode(row, tokenizer, max_length, train_on_prompt))
         except ValueError as e: problems.append((row.line, str(e)))
     problems.sort()
     report = f"{len(problems)} of {total} lines cannot be used\n{_describe(problems)}"
@@ -324,5 +334,5 @@ def load_examples(
         raise DataError(report, str(path), 'mend these lines, or pass on_bad_line="skip" to train without them')
     if problems: print(f"{path}: skipped: {report}")
     examples = Examples(items, rows[0].kind, str(path), sha256, problems)
-    if examples.cut: print(f"{path}: {examples.cut} of {len(items)} examples are cut at max_length={max_length}, so they do not teach where to stop; the longest has {examples.longest} tokens")
+    if examples.cut: print(f"{path}: {examples.cut} of {len(items)} examples are cut at max_length={max_length}, so {'their ends are not read' if examples.kind == 'label' else 'they do not teach where to stop'}; the longest has {examples.longest} tokens")
     return examples

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from .errors import ModelError
 from .models import quiet
-from .step import StepSettings, example_batch, fill, labelled, make_optimizer, training_model, training_step
+from .step import StepSettings, by_example, example_batch, fill, labelled, make_optimizer, training_model, training_step
 
 # %% ../nbs/04d_meter.ipynb #w009
 class Meter(TorchDispatchMode):
@@ -132,7 +132,8 @@ def _name(meter, model, optimizer, batch):
     for state in optimizer.state.values():
         for value in state.values():
             if isinstance(value, torch.Tensor): meter.see(value, "optimizer")
-    for t in batch.values(): meter.see(t, "activations")
+    for t in batch.values():
+        if isinstance(t, torch.Tensor): meter.see(t, "activations")
 
 def _timeline(meter):
     "(phase, bytes of each kind) after every birth and death."
@@ -176,7 +177,8 @@ def watched_step(
 # %% ../nbs/04d_meter.ipynb #w0b1
 def _simulate(made, s):
     from torch._subclasses.fake_tensor import FakeTensorMode
-    batch = example_batch(s)
+    batch = example_batch(s, by_example(made))
+    if by_example(made) and s.device == "cuda" and s.batch_size > 2: batch["cu_seq_lens_q"] = [0, s.seq_len, s.seq_len * s.batch_size]  # as many bytes in fewer pieces
     if s.method == "qlora" or s.optimizer == "adamw_8bit":
         import bitsandbytes.functional as F
         F.quantize_4bit(torch.zeros(64), quant_type="nf4", compress_statistics=True)  # makes its table of levels, from real numbers
@@ -193,7 +195,7 @@ def _simulate(made, s):
             for p in params: p.grad = torch.zeros_like(p)
             optimizer.step()
             optimizer.zero_grad()
-            return watched_step(made, optimizer, s, meter, {k: v.clone() for k, v in batch.items()})
+            return watched_step(made, optimizer, s, meter, {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
     except Exception as e:
         name, reason = type(getattr(made, "get_base_model", lambda: made)()).__name__, (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelError(f"its step cannot be simulated: {reason}", name, "try dtype='bfloat16', other targets, or another path") from e

@@ -148,11 +148,16 @@ class TrainResult:
     stopped: str=""          # why it ended before its last step
 
     @property
-    def final_loss(self): return sum(l for _, l in self.losses[-10:]) / len(self.losses[-10:])
+    def first_loss(self): return self._mean(self.losses[:self._few])
+    @property
+    def final_loss(self): return self._mean(self.losses[-self._few:])
+    @property
+    def _few(self): return max(1, min(10, len(self.losses) // 3))  # logged steps, at either end
+    @staticmethod
+    def _mean(losses): return sum(l for _, l in losses) / len(losses)
     def to_dict(self): return asdict(self)
     def __repr__(self): return "\n".join(f"{name:8} {value}" for name, value in _rows(self))
     def _repr_html_(self): return html_table(_rows(self))
-
 
 # %% ../nbs/07b_runs.ipynb #r908
 def _rows(result):
@@ -160,7 +165,7 @@ def _rows(result):
     r, share = result, 100 * result.trainable_parameters / result.total_parameters
     rows = [("trained", f"{r.trainable_parameters:,} of {r.total_parameters:,} parameters ({share:.2f} %)"),
             ("data", f"{r.examples} examples, {r.steps} steps, {r.batching} batches" + (f", {r.cut} examples cut" if r.cut else "")),
-            ("loss", f"{r.losses[0][1]:.3f} at first, {r.final_loss:.3f} at the end")]
+            ("loss", f"{r.first_loss:.3f} at first, {r.final_loss:.3f} at the end")]
     if r.evaluations:
         best = min(r.evaluations, key=lambda e: e[1])
         rows.append(("held out", f"{r.evaluations[0][1]:.3f} at first, {best[1]:.3f} at best, in step {best[0]}, whose weights are kept"))

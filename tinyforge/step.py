@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'MOST_TOKENS', 'MOST_RANK', 'StepSettings', 'step_settings', 'training_model', 'fill', 'example_batch',
-           'labelled', 'make_optimizer', 'training_step']
+           'by_example', 'labelled', 'make_optimizer', 'training_step']
 
 # %% ../nbs/04c_step.ipynb #p005
 import copy, difflib, numbers, warnings
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .batches import IGNORED, Example, flatten, pad, token_losses
+from .batches import IGNORED, Example, attend_by_example, can_attend_by_example, flatten, pad, token_losses
 from .errors import ConfigError, ModelError
 from .models import model_config, quiet
 from .quantization import check_quantizable, quantization_config
@@ -115,6 +116,8 @@ def training_model(
         raise ModelError("is not a causal language model", type(made).__name__, "choose one that predicts the next token, like Llama or GPT-2")
     longest = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
     if 0 < longest < s.seq_len: s.refuse("seq_len", f"at most {longest}, which is all that the model takes")
+    if s.path == "flattened" and can_attend_by_example(made.config, s.seq_len):
+        with suppress(ValueError): attend_by_example(made)  # as the trainer does
     if s.method == "qlora": _quantized(made, config.dtype)
     if s.gradient_checkpointing:
         if not made.supports_gradient_checkpointing: raise ModelError("knows no gradient checkpointing", type(made).__name__, "leave it out")
@@ -153,6 +156,7 @@ def _in_four_bits(layer, weight):
 # %% ../nbs/04c_step.ipynb #p029
 def example_batch(
     s: StepSettings,
+    borders: bool=False,  # of the examples, for attention by example
 ) -> dict:  # as `flatten` or `pad` make it; for the plain path with labels where the model expects them
     "A micro-batch of invented examples."
     def example(length):
@@ -160,11 +164,12 @@ def example_batch(
         ids = [0] * length  # every vocabulary has this one
         return Example(ids, [IGNORED] * (length - trained) + ids[length - trained:], 1)
     rows = [example(s.seq_len)] + [example(max(1, s.seq_len // 2) if s.padding else s.seq_len)] * (s.batch_size - 1)
-    if s.path == "flattened": return flatten(rows)
+    if s.path == "flattened": return flatten(rows, borders)
     batch = pad(rows, 0)
     if s.path == "plain": batch["labels"] = nn.functional.pad(batch["labels"], (1, 0), value=IGNORED)[:, :-1]  # the model shifts them itself
     return batch
 
+def by_example(model): return model.config._attn_implementation == "by_example"
 def labelled(batch): return int((batch["labels"] != IGNORED).sum())
 
 # %% ../nbs/04c_step.ipynb #p032

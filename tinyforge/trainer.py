@@ -9,28 +9,29 @@ __all__ = ['RealTrainer', 'train']
 import difflib, hashlib, json, os, tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 import tinyforge
-from .base_model import load_base
-from .batches import flatten, flattening_is_exact, pad
+from .answers import AnsweringModel, position_limit
+from .base_model import head_modules, load_base
+from .batches import choose_batching
 from .checkpoints import Checkpoints, stop_on_signal
 from .data import load_examples
 from .errors import AdapterError, ConfigError, DataError
-from .inference import AdaptedModel, _key, _Loaded, _stamp, read_adapter
+from .inference import _key, _Loaded, _stamp, read_adapter
 from .loop import check_checkpointing, gradient_checkpointing, hold_out, make_trainer, mixed_precision, put_back, trained_parameters, training_arguments
 from .models import quiet
+from .room import check_room
 from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, mend, written_whole
 from .targets import resolve_targets
+from .tasks import CAUSAL, CLASSIFICATION, class_names, padder, row_encoder
 from .watch import NotFiniteError, check_moved
 
-
 # %% ../nbs/08_trainer.ipynb #c012
-class RealTrainer(AdaptedModel):
+class RealTrainer(AnsweringModel):
     "One base model, and the adapters trained or loaded on it."
     def __init__(self,
         config: TrainingConfig,
@@ -40,12 +41,14 @@ class RealTrainer(AdaptedModel):
         self.config = config
 
 # %% ../nbs/08_trainer.ipynb #c014
-def _targets(model, wanted):
-    "The names of the layers that get an adapter; says what is ambiguous."
+def _targets(model, wanted, in_full=()):
+    "The names of the layers that get an adapter, without those in a classifier's head; says what is ambiguous."
     try: targets = resolve_targets(model, wanted or "all-linear")
     except ConfigError as e: raise ConfigError(f"lora_target_modules: {e.what}", "TrainingConfig", e.do) from None
     for note in targets.notes: print(f"lora_target_modules: {note}")
-    return targets.names
+    names = [n for n in targets.names if not any(n == part or n.startswith(part + ".") for part in in_full)]
+    if not names: raise ConfigError("lora_target_modules names layers of the head only, which is trained in full", "TrainingConfig", "name layers of the encoder too")
+    return names
 
 def _check_modules(model, wanted, targets):
     "Refuse names of modules to save that fit none, or one that gets an adapter."
@@ -58,7 +61,6 @@ def _check_modules(model, wanted, targets):
             print(f"modules_to_save: {found[0]} shares its weights with {'the embedding' if 'head' in found[0] else 'the head'}, which stays as it is: from now on they differ")
         both = set(found) & set(targets)
         if both: raise ConfigError(f"modules_to_save: {min(both)} gets an adapter already", "TrainingConfig", "train it in full or with an adapter, not both")
-
 
 # %% ../nbs/08_trainer.ipynb #h803
 _KEPT = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora", "modules_to_save": "modules_to_save"}
@@ -78,7 +80,8 @@ def _new_adapter(self, saved, name):
     "Put a fresh adapter, or a copy of a saved one, on the base; returns the settings that differ from the config's."
     from peft import LoraConfig, get_peft_model
     c, settings = self.config, {}
-    targets = _targets(self.base, c.lora_target_modules)
+    in_full = head_modules(self.base) if self.task == CLASSIFICATION else []
+    targets = _targets(self.base, c.lora_target_modules, in_full)
     if saved:
         settings = _check_continues(c, saved, targets)
         self._put_on(Path(c.lora_path).expanduser(), saved, name, trainable=True)
@@ -86,7 +89,7 @@ def _new_adapter(self, saved, name):
     else:
         _check_modules(self.base, c.modules_to_save, targets)
         lora = LoraConfig(r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, use_rslora=c.use_rslora, use_dora=c.use_dora,
-                          modules_to_save=c.modules_to_save and [*c.modules_to_save], target_modules=targets, task_type="CAUSAL_LM")
+                          modules_to_save=[*in_full, *(n for n in c.modules_to_save or () if n not in in_full)] or None, target_modules=targets, task_type=self.task.peft_type)
         torch.manual_seed(c.seed)
         try:
             with quiet():
@@ -107,16 +110,25 @@ def _check_base(self):
     held, wanted = (self.model_name, self.load_in_4bit), (str(self.config.model_name), self.config.load_in_4bit)
     if held != wanted: raise ConfigError(f"model_name and load_in_4bit are {wanted}, but this trainer holds {held}", "TrainingConfig", "make a RealTrainer for it")
 
+def _check_task(task, config):
+    "Settings that this kind of model would ignore, or cannot bear."
+    if task == CAUSAL: return
+    if config.train_on_prompt: raise ConfigError("train_on_prompt is True, but the model does not predict what it reads", "TrainingConfig", "leave it out for this model")
+    if config.load_in_4bit and task == CLASSIFICATION: raise ConfigError("load_in_4bit is True, and a classifier's new head cannot be trained in four bits", "TrainingConfig", "leave it out: encoders are small")
+
 def _check_length(examples, config):
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = position_limit(config)
     longest = max(examples, key=lambda e: len(e.input_ids))
     if limit and len(longest.input_ids) > limit:
         raise ConfigError(f"max_length lets line {longest.line} have {len(longest.input_ids)} tokens, but the model takes {limit}", "TrainingConfig", f"set max_length={limit} or less")
 
-def _examples(self, data):
+def _examples(self, data, saved):
     "The examples to train on, and those to look at."
-    c = self.config
-    def load(path): return load_examples(path, self._load_tokenizer(), c.max_length, c.train_on_prompt, c.on_bad_line)
+    c, tok = self.config, self._load_tokenizer()
+    classes = () if self.task != CLASSIFICATION else saved.classes if saved else class_names(data)
+    def load(path):
+        examples = load_examples(path, tok, c.max_length, c.train_on_prompt, c.on_bad_line, row_encoder(self.task, tok, c.max_length, c.train_on_prompt, classes))
+        return replace(examples, classes=classes)
     examples = load(data)
     if c.eval_fraction: return hold_out(examples, c.eval_fraction, c.seed)
     if c.eval_data is None: return examples, None
@@ -145,11 +157,12 @@ def train(self: RealTrainer,
     "Fine-tune on a file and save the result in `config.output_dir`; a training that fails leaves everything as it was."
     c = self.config = replace(self.config)  # which checks it again
     self._check_base()
+    _check_task(self.task, c)
     check_output(c.output_dir, c.use_lora, c.model_name)
     checkpoints, main = Checkpoints(c.output_dir), os.environ.get("RANK", "0") == "0"  # one of several processes
     with checkpoints.only_one() if main else nullcontext():
         saved = read_adapter(c.lora_path) if c.lora_path else None
-        examples, held_out = self._examples(data)
+        examples, held_out = self._examples(data, saved)
         run, place = checkpoints.begin(resume, _made_of(c, examples, held_out))
         if resume and place is None:
             mend(c.output_dir)
@@ -165,16 +178,16 @@ def train(self: RealTrainer,
 
 RealTrainer.train = train
 
-
 # %% ../nbs/08_trainer.ipynb #c062
 def _run(self, examples, held_out, run, place, checkpoints, arguments, name, show):
     "The training itself."
     model, tok, c = self.model, self.tokenizer, self.config
-    trained, flat = sum(p.numel() for p in model.parameters() if p.requires_grad), flattening_is_exact(model)
-    if not flat: print(f"{type(self.base).__name__} cannot take flattened batches: padded ones are used")
-    collate = flatten if flat else partial(pad, pad_token_id=tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id)
-    alone = arguments.world_size == 1
-    with quiet(), gradient_checkpointing(self.base, c), stop_on_signal() if alone else nullcontext([]) as asked:
+    trained, alone = sum(p.numel() for p in model.parameters() if p.requires_grad), arguments.world_size == 1
+    longest = max(len(e.input_ids) for e in [*examples, *(held_out or ())])
+    fill = tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id
+    batching, collate, attention = choose_batching(model, longest, fill) if self.task == CAUSAL else ("padded", padder(self.task, self.base, fill), nullcontext())
+    if batching == "padded" and self.task == CAUSAL: print(f"{type(self.base).__name__} cannot take flattened batches: padded ones are used")
+    with quiet(), attention, gradient_checkpointing(self.base, c), stop_on_signal() if alone else nullcontext([]) as asked:
         runner = make_trainer(model, examples, collate, arguments, run, c, held_out or (), checkpoints, name, asked, show)
         try:
             if run.finished: runner._load_from_checkpoint(place)
@@ -190,7 +203,7 @@ def _run(self, examples, held_out, run, place, checkpoints, arguments, name, sho
     if run.pending: run.losses, run.pending = [*run.losses, (run.step, sum(run.pending) / len(run.pending))], []
     if run.best: put_back(model, name, runner.best_weights)
     return TrainResult(str(c.output_dir), len(examples), run.step, [tuple(l) for l in run.losses], run.seconds, run.tokens / run.seconds, trained,
-                       self.base_parameters + trained * c.use_lora, "flattened" if flat else "padded", 0, examples.cut, [tuple(e) for e in run.evaluations], run.best and run.best[0], run.stopped)
+                       self.base_parameters + trained * c.use_lora, batching, 0, examples.cut, [tuple(e) for e in run.evaluations], run.best and run.best[0], run.stopped)
 
 RealTrainer._run = _run
 
@@ -200,7 +213,8 @@ def _train(self, saved, examples, held_out, run, place, checkpoints, show):
     c = self.config
     with tempfile.TemporaryDirectory() as scratch:
         training_arguments(c, scratch, len(examples))  # before the model is loaded
-        self._load_base()
+        if self.task == CAUSAL: check_room(c if saved is None else replace(c, lora_path=None, lora_r=saved.config["r"], lora_target_modules=saved.layers), examples, sum(p.nbytes for p in self.base.parameters()) if self.base is not None else 0)
+        self._load_base(examples.classes)
         _check_length([*examples, *(held_out or ())], self.base.config)
         check_checkpointing(self.base, c)
         before, name, settings = self.adapters.get(self.active), self._new_name() if c.use_lora else None, {}
@@ -228,7 +242,7 @@ def _unfreeze(self):
     "Make the base itself trainable, without any adapter."
     if self.peft_model is not None: self.base = self.peft_model.unload()
     self.peft_model, self.adapters, self._active, self.base_was_tuned = None, {}, None, True
-    if self.base.device.type == "cuda": self.base.float()  # chapter 07f: updates would be rounded away
+    if self.base.device.type == "cuda": self.base.float()  # chapter 07g: updates would be rounded away
     self.base.requires_grad_(True)
     return {}
 
@@ -264,7 +278,7 @@ def _write(self, folder, name, examples, settings):
         self.tokenizer.save_pretrained(folder)
     config = {k: str(v) if isinstance(v, os.PathLike) else v for k, v in {**asdict(self.config), **settings}.items()}
     (folder/PROVENANCE).write_text(json.dumps({
-        "base": str(self.config.model_name), "kind": examples.kind,
+        "base": str(self.config.model_name), "kind": examples.kind, **({"classes": examples.classes} if examples.classes else {}),
         "data": {"file": Path(examples.path).name, "sha256": examples.sha256,
                  "examples": len(examples), "cut": examples.cut, "skipped_lines": [n for n, _ in examples.skipped]},
         "config": config, "versions": {p: version(p) for p in ("torch", "transformers", "peft")} | {"tinyforge": tinyforge.__version__}},
@@ -294,7 +308,8 @@ def _done(self, made_of):
     if c.use_lora: self.load_lora(c.output_dir)
     else:
         self._drop_base()
-        self.base, self.base_kind, self.base_was_tuned = load_base(c.output_dir), origin["kind"], True
+        self.classes = tuple(origin.get("classes", ()))
+        self.base, self.base_kind, self.base_was_tuned = load_base(c.output_dir, classes=self.classes), origin["kind"], True
     print(f"this run is complete: its result is in {c.output_dir}")
     known = {**origin["result"], "output_dir": c.output_dir}
     return TrainResult(**{k: [tuple(pair) for pair in v] if k in ("losses", "evaluations") else v for k, v in known.items()})
