@@ -10,7 +10,7 @@ import threading
 
 import torch
 
-from .batches import IGNORED, Example
+from .batches import IGNORED, Example, on_device
 from .data import Row, encode, encode_prompt, read_jsonl
 from .errors import ConfigError, DataError
 from .inference import AdaptedModel
@@ -144,7 +144,8 @@ def predict(self: AnsweringModel,
     fill, found = self.tokenizer.pad_token_id or 0, []
     for start in range(0, len(ids), batch_size):
         batch = pad_texts([Example(row, [IGNORED, 0], 0) for row in ids[start:start + batch_size]], fill)
-        shares = self.model(**{name: t.to(self.base.device) for name, t in batch.items() if name != "labels"}).logits.float().softmax(-1)
+        del batch["labels"]
+        shares = self.model(**on_device(batch, self.base.device)).logits.float().softmax(-1)
         found += [dict(zip(self.classes, row)) for row in shares.tolist()]
     return found if probabilities else [max(row, key=row.get) for row in found]
 

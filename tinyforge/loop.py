@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 import torch
 
-from .batches import token_losses
+from .batches import on_device, token_losses
 from .data import Examples
 from .errors import ConfigError, TrainingError
 from .models import quiet
@@ -103,7 +103,7 @@ class _Looks:
         self.model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for i in range(size * self.args.process_index, len(items), size * world):
-                losses = token_losses(self.model, {k: v.to(self.args.device) for k, v in self.data_collator(items[i:i + size]).items() if k != "lines"})
+                losses = token_losses(self.model, on_device({k: v for k, v in self.data_collator(items[i:i + size]).items() if k != "lines"}, self.args.device))
                 sums += torch.tensor([losses.double().sum().item(), len(losses)])
         self.model.train()
         total, count = self.accelerator.reduce(sums.to(self.args.device)).tolist() if world > 1 else sums.tolist()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from .batches import on_device
 from .errors import ConfigError, ModelError
 from .meter import KINDS, Meter, simulated_step, watched_step
 from .models import quiet
@@ -131,7 +132,7 @@ def measure_memory(
     if needed > free: raise ConfigError(f"a step takes {needed / GIB:.1f} GiB, and {free / GIB:.1f} are free", device, "make the model, the batch or the length smaller, or estimate it")
     fill(made, getattr(torch, s.dtype), device)
     optimizer = make_optimizer([p for p in made.parameters() if p.requires_grad], s.optimizer)
-    batch = {name: t.to(device) if isinstance(t, torch.Tensor) else t for name, t in example_batch(s, by_example(made)).items()}
+    batch = on_device(example_batch(s, by_example(made)), device)
     meter = Meter(512 if device == "cuda" else 1)
     with quiet():
         training_step(made, batch, optimizer, s)
