@@ -17,6 +17,7 @@ from torch import nn
 
 from .batches import IGNORED, Example, attend_by_example, can_attend_by_example, flatten, pad, token_losses
 from .errors import ConfigError, ModelError
+from .fused import fuse
 from .models import model_config, quiet
 from .quantization import check_quantizable, quantization_config
 from .targets import resolve_targets, skeleton
@@ -98,6 +99,7 @@ def _adapted(model, s):
     except (ValueError, TypeError, NotImplementedError) as e: raise ConfigError(f"PEFT cannot adapt these layers: {str(e).splitlines()[0]}", "targets", "name other layers") from e
     for p in model.parameters():
         if p.requires_grad: p.data = p.data.to(getattr(torch, s.adapter_dtype))
+    if s.path != "plain": fuse(model, "default")  # as the trainer does
     return model
 
 # %% ../nbs/04c_step.ipynb #p021

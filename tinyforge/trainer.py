@@ -21,6 +21,7 @@ from .batches import choose_batching
 from .checkpoints import Checkpoints, stop_on_signal
 from .data import load_examples
 from .errors import AdapterError, ConfigError, DataError
+from .fused import fused
 from .inference import _key, _Loaded, _stamp, read_adapter
 from .loop import check_checkpointing, gradient_checkpointing, hold_out, make_trainer, mixed_precision, put_back, trained_parameters, training_arguments
 from .models import quiet
@@ -187,7 +188,7 @@ def _run(self, examples, held_out, run, place, checkpoints, arguments, name, sho
     fill = tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id
     batching, collate, attention = choose_batching(model, longest, fill) if self.task == CAUSAL else ("padded", padder(self.task, self.base, fill), nullcontext())
     if batching == "padded" and self.task == CAUSAL: print(f"{type(self.base).__name__} cannot take flattened batches: padded ones are used")
-    with quiet(), attention, gradient_checkpointing(self.base, c), stop_on_signal() if alone else nullcontext([]) as asked:
+    with quiet(), attention, fused(model, name) if name else nullcontext(), gradient_checkpointing(self.base, c), stop_on_signal() if alone else nullcontext([]) as asked:
         runner = make_trainer(model, examples, collate, arguments, run, c, held_out or (), checkpoints, name, asked, show)
         try:
             if run.finished: runner._load_from_checkpoint(place)
