@@ -12,7 +12,7 @@ import torch
 
 from .batches import IGNORED, Example, on_device
 from .data import Row, encode, encode_prompt, read_jsonl
-from .errors import ConfigError, DataError
+from .errors import AdapterError, ConfigError, DataError
 from .inference import AdaptedModel
 from .models import quiet
 from .tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ, pad_texts
@@ -25,12 +25,21 @@ def _check_options(options):
     "Refuse options of transformers' generate that would be ignored, or give another number of answers."
     def refuse(name, what, do): raise ConfigError(f"{name} {what}", "generate", do)
     if options.get("num_return_sequences", 1) != 1: refuse("num_return_sequences", "asks for several answers to a prompt", "repeat the prompt, with do_sample=True")
+    for name in ("input_ids", "inputs", "inputs_embeds", "attention_mask", "streamer"):
+        if name in options: refuse(name, "is set here", "pass a prompt, or call stream")
     for name in ("max_length", "generation_config", "return_dict_in_generate"):
-        if options.get(name): refuse(name, "would be ignored here", "pass max_new_tokens, and each option by itself")
+        if options.get(name) is not None: refuse(name, "would be ignored here", "pass max_new_tokens, and each option by itself")
     for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
         if name in options and not options.get("do_sample"): refuse(name, "would be ignored without sampling", "pass do_sample=True")
 
 # %% ../nbs/07d_answers.ipynb #d038
+def position_limit(
+    config,  # of a model
+):           # tokens, or None if there is none
+    "How many tokens a model takes; RoBERTa and its kin lose those up to the padding token."
+    longest, offset = getattr(config, "max_position_embeddings", None), 1 + (config.pad_token_id or 0)
+    return longest - offset if longest and any(kin in config.model_type for kin in ("roberta", "camembert", "data2vec-text", "xmod")) else longest
+
 def _end_tokens(self, kind):
     "The token that ends a trained answer, and those at which the model stops anyway."
     sample = Row(1, "chat", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) if kind == "chat" else Row(1, kind, prompt="a", text="b")
@@ -46,9 +55,10 @@ def _batch(self, ids):
 
 def _answer(self, ids, kind, options):
     "The answers to prompts of token ids, as one batch."
-    batch = self._batch(ids)
+    batch, limit = self._batch(ids), position_limit(self.base.config)
+    if limit and isinstance(options["max_new_tokens"], int): options = {**options, "max_new_tokens": min(options["max_new_tokens"], max(1, limit - (1 if self.task == SEQ2SEQ else batch["input_ids"].shape[1])))}
     try: out = self.model.generate(**{"do_sample": False, "eos_token_id": self._end_tokens(kind), **batch, **options})
-    except (TypeError, ValueError) as e: raise ConfigError(str(e).splitlines()[0], "generate", "see transformers.GenerationConfig for what there is") from e
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as e: raise ConfigError(str(e).splitlines()[0], "generate", "see transformers.GenerationConfig for what there is") from e
     return self.tokenizer.batch_decode(out[:, 0 if self.task == SEQ2SEQ else batch["input_ids"].shape[1]:], skip_special_tokens=True)
 
 AnsweringModel._end_tokens, AnsweringModel._batch, AnsweringModel._answer = _end_tokens, _batch, _answer
@@ -59,6 +69,8 @@ def _prompt_ids(self, prompts, options, sorts=False):
     if not isinstance(prompts, (list, tuple)): raise DataError(f"is a {type(prompts).__name__}", "prompts", "pass a string, or a list of them")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str): raise DataError(f"is {'None' if prompt is None else 'a ' + type(prompt).__name__}, not a string", f"prompt {i + 1} of {len(prompts)}", "pass a string, or a list of them")
+        try: prompt.encode()
+        except UnicodeEncodeError as e: raise DataError(f"holds half a surrogate pair at character {e.start + 1}", f"prompt {i + 1} of {len(prompts)}", "take it out") from None
     _check_options(options)
     if self.base is None and self.lora_path: self.load_lora(self.lora_path)
     if (self.task == CLASSIFICATION) != sorts: raise ConfigError(f"{self.model_name} {'writes and does not sort texts' if sorts else 'sorts texts and does not write'}", "predict" if sorts else "generate", f"call {'generate' if sorts else 'predict'}")
@@ -67,16 +79,10 @@ def _prompt_ids(self, prompts, options, sorts=False):
     ids = [encode_prompt(p, self.tokenizer, kind) if self.task == CAUSAL else self.tokenizer(p)["input_ids"] for p in prompts]
     limit = position_limit(self.base.config) or max(map(len, ids), default=0) + 1
     for i, row in enumerate(ids):
+        if not row: raise DataError("has no tokens", f"prompt {i + 1} of {len(ids)}", "write something")
         if len(row) >= limit + (self.task != CAUSAL): raise DataError(f"has {len(row)} tokens, and the model takes {limit}{' with the answer' if self.task == CAUSAL else ''}", f"prompt {i + 1} of {len(ids)}", "shorten it")
     self.model.eval()
     return ids, kind
-
-def position_limit(
-    config,  # of a model
-):           # tokens, or None if there is none
-    "How many tokens a model takes; RoBERTa and its kin lose those up to the padding token."
-    longest, offset = getattr(config, "max_position_embeddings", None), 1 + (config.pad_token_id or 0)
-    return longest - offset if longest and any(kin in config.model_type for kin in ("roberta", "camembert", "data2vec-text", "xmod")) else longest
 
 AnsweringModel._prompt_ids = _prompt_ids
 
@@ -98,8 +104,8 @@ def generate(self: AnsweringModel,
             for i, answer in zip(part, self._answer([ids[i] for i in part], kind, {"max_new_tokens": max_new_tokens, **options})): answers[i] = answer
     return answers
 
-def _check_batch_size(n):
-    if not (isinstance(n, int) and n > 0): raise ConfigError(f"batch_size is {n!r}, but must be a whole number from 1", "generate")
+def _check_batch_size(n, call="generate"):
+    if not (isinstance(n, int) and n > 0): raise ConfigError(f"batch_size is {n!r}, but must be a whole number from 1", call)
 
 AnsweringModel.generate = generate
 
@@ -112,19 +118,24 @@ def stream(self: AnsweringModel,
     "The answer to one prompt, piece by piece while it is written."
     from transformers import TextIteratorStreamer
     ids, kind = self._prompt_ids([prompt], options)
-    streamer, left, failed = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True), threading.Event(), []
+    mine = [*options.pop("stopping_criteria", ())]
+    asked, streamer, left, failed = self._active, TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True), threading.Event(), []
     def write():
         try:
-            with torch.no_grad(), quiet(): self._answer(ids, kind, {"max_new_tokens": max_new_tokens, **options, "streamer": streamer, "stopping_criteria": [lambda *args, **kw: torch.full((1,), left.is_set(), device=self.base.device)]})
+            with torch.no_grad(), quiet(): self._answer(ids, kind, {"max_new_tokens": max_new_tokens, **options, "streamer": streamer, "stopping_criteria": [*mine, lambda *args, **kw: torch.full((1,), left.is_set(), device=self.base.device)]})
         except BaseException as e: failed.append(e)
         finally: streamer.end()
+    def same():
+        if self._active != asked: raise AdapterError(f"the active adapter was {asked} when the prompt came, and is {self._active} now", do="ask again")
     def pieces():
+        same()
         writer = threading.Thread(target=write, daemon=True)
         writer.start()
         try: yield from (piece for piece in streamer if piece)
         finally:
             left.set()
             writer.join()
+        same()
         if failed: raise failed[0]
     return pieces()
 
@@ -139,7 +150,7 @@ def predict(self: AnsweringModel,
 ):                              # the name of a class, or a dict of probabilities; a list of them for a list
     "The classes of texts, by the active adapter."
     if isinstance(texts, str): return self.predict([texts], probabilities, batch_size)[0]
-    _check_batch_size(batch_size)
+    _check_batch_size(batch_size, "predict")
     ids, _ = self._prompt_ids(texts, {}, sorts=True)
     fill, found = self.tokenizer.pad_token_id or 0, []
     for start in range(0, len(ids), batch_size):
@@ -160,6 +171,8 @@ def exact_match(self: AnsweringModel,
     rows, problems = read_jsonl(data)
     if problems or any(row.kind == "text" or row.kind == "chat" and len(row.messages) != 2 for row in rows):
         raise DataError("exact match needs one question and one answer on each line", str(data), "use input and output, or prompt and completion")
+    kind = self.adapters[self.active].kind if self.active else None
+    if self.task == CAUSAL and kind not in (None, rows[0].kind): raise DataError(f"holds rows of the kind {rows[0].kind}, and the adapter was trained on {kind}", str(data), "write them in the shape of the training")
     if (self.task == CLASSIFICATION) != (rows[0].kind == "label"): raise DataError(f"holds rows of the kind {rows[0].kind}", str(data), "use text and label for a classifier, questions and answers for others")
     if self.task == CLASSIFICATION: return sum(a == row.label for a, row in zip(self.predict([row.text for row in rows]), rows)) / len(rows)
     questions = [row.messages[0]["content"] if row.kind == "chat" else row.prompt for row in rows]

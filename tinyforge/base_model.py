@@ -7,6 +7,7 @@ __all__ = ['DATASETS', 'SPECIAL', 'TEMPLATE', 'dataset', 'render', 'train_tokeni
            'load_tokenizer', 'usual_dtype', 'load_base', 'head_modules']
 
 # %% ../nbs/07_base_model.ipynb #c004
+import threading
 from pathlib import Path
 
 import torch
@@ -114,9 +115,11 @@ def pretrain(
     return losses
 
 # %% ../nbs/07_base_model.ipynb #c036
+_turn = threading.RLock()  # transformers' loading sets switches for the whole process
+
 def _load(cls, name, **options):
     try:
-        with quiet(): return cls.from_pretrained(model_location(name), local_files_only=offline(), **options)
+        with _turn, quiet(): return cls.from_pretrained(model_location(name), local_files_only=offline(), **options)
     except (OSError, ValueError) as e:
         reason = str(e).strip().splitlines()[0]
         raise ModelError(f"cannot be loaded: {reason}", f"model {name}",

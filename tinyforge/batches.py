@@ -7,7 +7,7 @@ __all__ = ['IGNORED', 'Example', 'pad', 'flatten', 'token_losses', 'on_device', 
            'can_attend_by_example', 'flattening_is_exact', 'choose_batching']
 
 # %% ../nbs/04b_batches.ipynb #c004
-import inspect, itertools
+import inspect, itertools, math
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from .head import head_losses, open_head
 from .models import quiet
 
 # %% ../nbs/04b_batches.ipynb #b602
@@ -64,11 +65,10 @@ def token_losses(
 ) -> torch.Tensor:  # (labelled,) float32: cross-entropy of each labelled token, in nats
     "The loss of each labelled token of a batch."
     inputs = {k: v for k, v in batch.items() if k != "labels"}
-    logits = model(**inputs, use_cache=False).logits  # with a cache, flattened examples see each other
-    labels = batch["labels"]
-    if "logits_to_keep" in batch: logits = logits[0]
-    else: logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    rows, labels, head = model(**inputs, use_cache=False).logits, batch["labels"], open_head(model)  # with a cache, flattened examples see each other
+    if "logits_to_keep" in batch: rows = rows.squeeze(0)
+    else: rows, labels = rows[labels != IGNORED], labels[labels != IGNORED]
+    return head_losses(rows, head, labels) if head else F.cross_entropy(rows.float(), labels, reduction="none")
 
 # %% ../nbs/04b_batches.ipynb #a009
 def on_device(
@@ -130,7 +130,7 @@ def flattening_is_exact(
     was_training = model.training
     model.eval()
     try:
-        size = model.get_input_embeddings().num_embeddings  # any ids will do
+        size = len(model.get_input_embeddings().weight)  # any ids will do
         first, second = [i % size for i in range(7)], [i % size for i in range(3, 14)]
         def logits(*rows, borders=False):
             examples = [Example(ids, ids, 1) for ids in rows]
@@ -152,11 +152,13 @@ def flattening_is_exact(
 def choose_batching(
     model,              # a causal language model
     longest: int,       # tokens of the longest example
+    batch_size: int,    # examples of a batch
     pad_token_id: int,  # for models that have to be padded
 ):                      # "flattened" or "padded"; examples -> batch; a context in which the model takes such batches
     "The fastest batches that this model reads rightly."
     base = getattr(model, "get_base_model", lambda: model)()
     if can_attend_by_example(base.config, longest) and flattening_is_exact(model, by_example=True):
         return "flattened", partial(flatten, borders=True), attention_by_example(model)
-    if flattening_is_exact(model): return "flattened", flatten, nullcontext()
+    room = getattr(base.config, "max_position_embeddings", None) or math.inf  # GPT-Neo has a mask of this size, which a longer row would not fit
+    if longest * batch_size <= room and flattening_is_exact(model): return "flattened", flatten, nullcontext()
     return "padded", partial(pad, pad_token_id=pad_token_id), nullcontext()

@@ -22,6 +22,7 @@ from .parameters import count_parameters
 from .runs import LoraSettings, TrainingConfig, check_output
 from .step import CHOICES
 from .targets import PRESETS
+from .tasks import CLASSIFICATION
 from .trainer import RealTrainer
 
 # %% ../nbs/12_cli.ipynb #c008
@@ -159,8 +160,8 @@ def _generate(given):
     if not prompts: raise ConfigError("there is no prompt", "generate", "pass one, or write one to a line of the standard input")
     from transformers import set_seed
     set_seed(given.seed)
-    drawn = {"do_sample": True, "temperature": given.temperature} if given.temperature is not None else {}
-    for answer in RealTrainer(TrainingConfig(model_name=name, lora_path=given.adapter)).generate(prompts, given.max_new_tokens, **drawn): print(answer)
+    drawn, trainer = {"do_sample": True, "temperature": given.temperature} if given.temperature is not None else {}, RealTrainer(TrainingConfig(model_name=name, lora_path=given.adapter))
+    for answer in trainer.predict(prompts) if trainer.task == CLASSIFICATION else trainer.generate(prompts, given.max_new_tokens, **drawn): print(answer)
 
 def _add_generate(commands):
     generate = commands.add_parser("generate", help="ask an adapter", description="Answer prompts with an adapter on its base.")

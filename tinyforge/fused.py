@@ -13,13 +13,30 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../nbs/03b_fused.ipynb #f313
+class _Update(torch.autograd.Function):
+    "A frozen layer and its update, W x + s B A x; x: (rows, in)."
+    @staticmethod
+    def forward(ctx, x, W, bias, A, B, scale):
+        narrow = x @ A.T
+        ctx.save_for_backward(x, narrow, W, A, B)
+        ctx.scale = scale
+        return F.linear(x, W, bias).addmm_(narrow, B.T, alpha=scale)
+
+    @staticmethod
+    def backward(ctx, outer):
+        x, narrow, W, A, B = ctx.saved_tensors
+        back = (outer @ B).mul_(ctx.scale)
+        of_x = (outer @ W).addmm_(back, A) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, back.T @ x, (outer.T @ narrow).mul_(ctx.scale), None
+
 def _fused(layer, name):
     "A forward pass of one of PEFT's layers that adds the update to the layer's result in place; x: (..., in)."
     A, B, scale, dropout, usual = layer.lora_A[name], layer.lora_B[name], layer.scaling[name], layer.lora_dropout[name], layer.forward
     def forward(x, *args, **options):
         if args or options or x.dtype != A.weight.dtype or torch.is_autocast_enabled(x.device.type): return usual(x, *args, **options)
-        flat = x.reshape(-1, x.shape[-1])
-        result = layer.base_layer(flat).addmm_(F.linear(dropout(flat), A.weight), B.weight.T, alpha=scale)
+        flat, base = x.reshape(-1, x.shape[-1]), layer.base_layer
+        if isinstance(dropout, nn.Identity): result = _Update.apply(flat, base.weight, base.bias, A.weight, B.weight, scale)
+        else: result = base(flat).addmm_(F.linear(dropout(flat), A.weight), B.weight.T, alpha=scale)
         return result.view(*x.shape[:-1], -1)
     return forward
 
@@ -30,7 +47,7 @@ def fuse(
     "Have the plain layers of an adapter add their update in place."
     from peft.tuners.lora import Linear
     def plain(layer):
-        return (type(layer) is Linear and list(layer.active_adapters) == [name] and name in layer.lora_A and type(layer.base_layer) is nn.Linear and name not in layer.lora_variant
+        return (type(layer) is Linear and list(layer.active_adapters) == [name] and name in layer.lora_A and type(layer.base_layer) is nn.Linear and not layer.base_layer.weight.requires_grad and name not in layer.lora_variant
                 and not layer.disable_adapters and not layer.merged and layer.lora_B[name].bias is None and layer.base_layer.weight.dtype == layer.lora_A[name].weight.dtype)
     layers = [layer for layer in model.modules() if plain(layer)]
     for layer in layers: layer.forward = _fused(layer, name)

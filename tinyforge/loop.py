@@ -215,6 +215,9 @@ def training_arguments(
                "seed": config.seed, "remove_unused_columns": False, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
     try:
         with quiet(): arguments = TrainingArguments(**options)
+        if arguments.max_steps < -1 or arguments.max_steps == 0: raise ValueError(f"max_steps is {arguments.max_steps}, not a number from 1")
+        if arguments.weight_decay < 0: raise ValueError(f"weight_decay is {arguments.weight_decay}, not a number from 0")
+        if (arguments.fp16 or arguments.bf16) and not torch.cuda.is_available(): raise ValueError("fp16 and bf16 need a GPU")
         if not arguments.max_grad_norm >= 0: raise ValueError(f"max_grad_norm is {arguments.max_grad_norm!r}, not a number from 0")
         if arguments.dataloader_drop_last and examples < config.batch_size: raise ValueError(f"dataloader_drop_last drops all of {examples} examples, which are less than a micro-batch of {config.batch_size}")
         if not any(name in arguments.optim for name in ("galore", "apollo", "lomo")):  # these want the model
@@ -245,9 +248,11 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     class LabelledTokenTrainer(_Losses, _Looks, _Saves, _LoraPlus, Trainer):
+        def floating_point_ops(self, inputs): return 0  # walks through all parameters in every step, and nobody reads it
         def _get_train_sampler(self, dataset=None):
             return LongestFirst([len(e.input_ids) for e in examples], config.batch_size * config.gradient_accumulation_steps * self.args.world_size, config.seed)
-    runner = LabelledTokenTrainer(model=model, args=arguments, train_dataset=examples, data_collator=with_lines(collate))
+    try: runner = LabelledTokenTrainer(model=model, args=arguments, train_dataset=examples, data_collator=with_lines(collate))
+    except (ImportError, ValueError) as e: raise ConfigError(str(e).splitlines()[0], "trainer_args", "leave it out, or install what it needs") from e
     runner.run, runner.held_out, runner.checkpoints, runner.adapter, runner.patience, runner.ratio = run, held_out, checkpoints, adapter, config.early_stopping_patience, config.loraplus_lr_ratio
     def callback(part, *values): return type(part.__name__, (part, TrainerCallback), {})(*values)
     runner.pace, runner.progress = callback(Pace, runner, config, asked), callback(Progress, run, show)

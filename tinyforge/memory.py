@@ -17,7 +17,7 @@ from .batches import on_device
 from .errors import ConfigError, ModelError
 from .meter import KINDS, Meter, simulated_step, watched_step
 from .models import quiet
-from .step import MOST_TOKENS, StepSettings, by_example, example_batch, fill, make_optimizer, step_settings, training_model, training_step
+from .step import MOST_TOKENS, StepSettings, by_example, example_batch, fill, make_optimizer, open_up, step_settings, training_model, training_step
 from .targets import html_table
 
 # %% ../nbs/05_memory.ipynb #m508
@@ -131,6 +131,7 @@ def measure_memory(
     needed, free = max(sum(kinds) for _, kinds in simulated_step(model, s)), free_memory(device)
     if needed > free: raise ConfigError(f"a step takes {needed / GIB:.1f} GiB, and {free / GIB:.1f} are free", device, "make the model, the batch or the length smaller, or estimate it")
     fill(made, getattr(torch, s.dtype), device)
+    with quiet(): open_up(made, s)
     optimizer = make_optimizer([p for p in made.parameters() if p.requires_grad], s.optimizer)
     batch = on_device(example_batch(s, by_example(made)), device)
     meter = Meter(512 if device == "cuda" else 1)

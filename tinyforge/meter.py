@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from .errors import ModelError
 from .models import quiet
-from .step import StepSettings, by_example, example_batch, fill, labelled, make_optimizer, training_model, training_step
+from .step import StepSettings, by_example, example_batch, fill, labelled, make_optimizer, open_up, training_model, training_step
 
 # %% ../nbs/04d_meter.ipynb #w009
 class Meter(TorchDispatchMode):
@@ -192,6 +192,7 @@ def _simulate(made, s):
         params = [p for p in made.parameters() if p.requires_grad]
         optimizer = make_optimizer(params, s.optimizer)
         with quiet(), fake, _needed_mask(s), _habits(s, meter):
+            open_up(made, s)
             for p in params: p.grad = torch.zeros_like(p)
             optimizer.step()
             optimizer.zero_grad()

@@ -87,7 +87,8 @@ _RULES = {**dict.fromkeys(("model_name", "output_dir"), _text), **dict.fromkeys(
 # %% ../nbs/07b_runs.ipynb #r904
 _OURS_AS = {"num_train_epochs": "num_epochs", "per_device_train_batch_size": "batch_size", "activation_checkpointing": "gradient_checkpointing"}
 _UNUSED = {"label_smoothing_factor", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub", "eval_strategy", "do_eval", "resume_from_checkpoint",
-           "group_by_length", "train_sampling_strategy", "length_column_name", "data_seed", "save_total_limit", "save_only_model", "per_device_eval_batch_size"}
+           "group_by_length", "train_sampling_strategy", "length_column_name", "data_seed", "save_total_limit", "save_only_model", "per_device_eval_batch_size", "hub_token", "hub_model_id", "hub_strategy", "hub_private_repo"}
+_UNFIT = {"accelerator_config": "batches here are rows of several examples, and must not be split", "use_liger_kernel": "the loss is computed here"}
 _OURS = {"output_dir", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed", "eval_steps", "save_steps",
          "remove_unused_columns", "report_to", "disable_tqdm", "save_strategy", "label_names", "gradient_checkpointing", "activation_checkpointing"}
 
@@ -95,6 +96,7 @@ def _clashes(config):
     "Pairs of settings of which one would change nothing, or undo the other: (what, what to do)."
     clash, unused, watched = sorted(_OURS & config.trainer_args.keys()), sorted(_UNUSED & config.trainer_args.keys()), config.eval_data is not None or config.eval_fraction > 0
     if unused: yield f"trainer_args sets {', '.join(unused)}, which would change nothing here", "leave it out"
+    for name in _UNFIT.keys() & config.trainer_args.keys(): yield f"trainer_args sets {name}: {_UNFIT[name]}", "leave it out"
     if clash: yield f"trainer_args sets {', '.join(clash)}, which TrainingConfig sets", f"use {', '.join(_OURS_AS.get(c, c if hasattr(config, c) else 'the field of the config') for c in clash)} instead"
     if config.eval_data is not None and config.eval_fraction > 0: yield "eval_data and eval_fraction are both set", "keep one: a file, or a share of the training data"
     for name in ("eval_steps", "early_stopping_patience"):
@@ -204,6 +206,7 @@ def check_output(
 ):
     "Refuse, before training, a folder that cannot take the result, or would lose something by it."
     def refuse(what, do): raise ConfigError(what, f"output_dir {str(path)[:80]!r}", do)
+    if str(path).startswith("~"): refuse("begins with the name of a user that is not known", "write the path out")
     try:
         target = Path(path).resolve()
         if Path.cwd().is_relative_to(target): refuse("is the working folder, or holds it", "name a folder in it")

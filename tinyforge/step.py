@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'MOST_TOKENS', 'MOST_RANK', 'StepSettings', 'step_settings', 'training_model', 'fill', 'example_batch',
-           'by_example', 'labelled', 'make_optimizer', 'training_step']
+           'open_up', 'by_example', 'labelled', 'make_optimizer', 'training_step']
 
 # %% ../nbs/04c_step.ipynb #p005
 import copy, difflib, numbers, warnings
@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .batches import IGNORED, Example, attend_by_example, can_attend_by_example, flatten, pad, token_losses
+from .batches import IGNORED, Example, attend_by_example, can_attend_by_example, flatten, on_device, pad, token_losses
 from .errors import ConfigError, ModelError
 from .fused import fuse
+from .head import give_hidden_states
 from .models import model_config, quiet
 from .quantization import check_quantizable, quantization_config
 from .targets import resolve_targets, skeleton
@@ -170,6 +171,13 @@ def example_batch(
     batch = pad(rows, 0)
     if s.path == "plain": batch["labels"] = nn.functional.pad(batch["labels"], (1, 0), value=IGNORED)[:, :-1]  # the model shifts them itself
     return batch
+
+def open_up(model, s):
+    "As the trainer does: let a frozen head give hidden states. The model's tensors must be there, if only as fakes."
+    if s.method == "full" or s.path == "plain": return
+    short = flatten([Example([0, 0], [0, 0], 1)], by_example(model))
+    names = ("input_ids", "position_ids", "cu_seq_lens_q") if s.path == "flattened" else ("input_ids",)
+    give_hidden_states(model, on_device({name: short[name] for name in names if name in short}, next(model.parameters()).device))
 
 def by_example(model): return model.config._attn_implementation == "by_example"
 def labelled(batch): return int((batch["labels"] != IGNORED).sum())

@@ -7,21 +7,23 @@ __all__ = ['RealTrainer', 'train']
 
 # %% ../nbs/08_trainer.ipynb #c004
 import difflib, hashlib, json, os, tempfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 import tinyforge
 from .answers import AnsweringModel, position_limit
 from .base_model import head_modules, load_base
-from .batches import choose_batching
-from .checkpoints import Checkpoints, stop_on_signal
+from .batches import choose_batching, on_device
+from .checkpoints import Checkpoints, stop_on_signal, why
 from .data import load_examples
 from .errors import AdapterError, ConfigError, DataError
 from .fused import fused
+from .head import hidden_states
 from .inference import _key, _Loaded, _stamp, read_adapter
 from .loop import check_checkpointing, gradient_checkpointing, hold_out, make_trainer, mixed_precision, put_back, trained_parameters, training_arguments
 from .models import quiet
@@ -119,9 +121,10 @@ def _check_task(task, config):
 
 def _check_length(examples, config):
     limit = position_limit(config)
-    longest = max(examples, key=lambda e: len(e.input_ids))
-    if limit and len(longest.input_ids) > limit:
-        raise ConfigError(f"max_length lets line {longest.line} have {len(longest.input_ids)} tokens, but the model takes {limit}", "TrainingConfig", f"set max_length={limit} or less")
+    length = lambda e: max(len(e.input_ids), len(e.labels) - 1)  # of a source or its target
+    longest = max(examples, key=length)
+    if limit and length(longest) > limit:
+        raise ConfigError(f"max_length lets line {longest.line} have {length(longest)} tokens, but the model takes {limit}", "TrainingConfig", f"set max_length={limit} or less")
 
 def _examples(self, data, saved):
     "The examples to train on, and those to look at."
@@ -186,14 +189,15 @@ def _run(self, examples, held_out, run, place, checkpoints, arguments, name, sho
     trained, alone = sum(p.numel() for p in model.parameters() if p.requires_grad), arguments.world_size == 1
     longest = max(len(e.input_ids) for e in [*examples, *(held_out or ())])
     fill = tok.eos_token_id if tok.pad_token_id is None else tok.pad_token_id
-    batching, collate, attention = choose_batching(model, longest, fill) if self.task == CAUSAL else ("padded", padder(self.task, self.base, fill), nullcontext())
+    batching, collate, attention = choose_batching(model, longest, c.batch_size, fill) if self.task == CAUSAL else ("padded", padder(self.task, self.base, fill), nullcontext())
     if batching == "padded" and self.task == CAUSAL: print(f"{type(self.base).__name__} cannot take flattened batches: padded ones are used")
-    with quiet(), attention, fused(model, name) if name else nullcontext(), gradient_checkpointing(self.base, c), stop_on_signal() if alone else nullcontext([]) as asked:
+    with quiet(), attention, self._faster(arguments, name, collate(examples[:1])), gradient_checkpointing(self.base, c), stop_on_signal() if alone else nullcontext([]) as asked:
         runner = make_trainer(model, examples, collate, arguments, run, c, held_out or (), checkpoints, name, asked, show)
         try:
             if run.finished: runner._load_from_checkpoint(place)
             else: runner.train(resume_from_checkpoint=str(place) if place else None)
         finally:
+            if getattr(runner, "neftune_hook_handle", None) is not None: runner.neftune_hook_handle.remove()  # an error would leave its noise on the base
             runner.progress.close()
             model.eval()
     runner.pace.tick()
@@ -206,7 +210,15 @@ def _run(self, examples, held_out, run, place, checkpoints, arguments, name, sho
     return TrainResult(str(c.output_dir), len(examples), run.step, [tuple(l) for l in run.losses], run.seconds, run.tokens / run.seconds, trained,
                        self.base_parameters + trained * c.use_lora, batching, 0, examples.cut, [tuple(e) for e in run.evaluations], run.best and run.best[0], run.stopped)
 
-RealTrainer._run = _run
+@contextmanager
+def _faster(self, arguments, name, batch):
+    "While it lasts, updates are added in place (chapter 03b), and a frozen head is computed in pieces (04a); not where types are mixed or weights are spread over processes."
+    mixed, spread = arguments.fp16 or arguments.bf16, arguments.fsdp or arguments.deepspeed
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "logits_to_keep")}
+    with fused(self.model, name) if name and not spread else nullcontext():
+        with nullcontext() if mixed or spread or self.task == CLASSIFICATION else hidden_states(self.model, on_device(inputs, self.base.device)): yield
+
+RealTrainer._run, RealTrainer._faster = _run, _faster
 
 # %% ../nbs/08_trainer.ipynb #h811
 def _train(self, saved, examples, held_out, run, place, checkpoints, show):
@@ -218,7 +230,7 @@ def _train(self, saved, examples, held_out, run, place, checkpoints, show):
         self._load_base(examples.classes)
         _check_length([*examples, *(held_out or ())], self.base.config)
         check_checkpointing(self.base, c)
-        before, name, settings = self.adapters.get(self.active), self._new_name() if c.use_lora else None, {}
+        before, name, settings = (self.active, {key: loaded.path for key, loaded in self.adapters.items()}), self._new_name() if c.use_lora else None, {}
         try:
             settings = self._new_adapter(saved, name) if c.use_lora else self._unfreeze()
             precision = mixed_precision(c.use_lora, self.base.dtype, self.base.device.type == "cuda")
@@ -251,8 +263,11 @@ def _undo(self, name, before):
     "Leave the trainer as it was before a training that failed."
     if name and self.peft_model is not None: self._take_off(name)
     else:  # a base that was trained, or whose layers were being replaced
+        active, paths = before
         self._drop_base()
-        self.lora_path = before.path if before else self.lora_path
+        for key, path in paths.items():
+            with suppress(AdapterError): self.load_lora(path, None if key == _key(path) else key)
+        self._switch(active if active in self.adapters else None)
 
 def _keep(self, name, kind):
     "Make what was trained the one that answers, in place of an earlier one in the same folder."
@@ -293,8 +308,8 @@ def _save(self, name, result, examples, settings, made_of):
             result.saved_bytes = sum(f.stat().st_size for f in new.glob("*.safetensors"))
             origin = json.loads((new/PROVENANCE).read_text())
             (new/PROVENANCE).write_text(json.dumps({**origin, "run": _digest(made_of), "result": result.to_dict()}, indent=1))
-    except OSError as e:
-        raise ConfigError(f"the result cannot be written: {e.strerror or e}", f"output_dir {result.output_dir!r}", "it is not on disk, but answers as long as this trainer lives") from e
+    except (OSError, SafetensorError, RuntimeError) as e:
+        raise ConfigError(f"the result cannot be written: {why(e, Path(result.output_dir).resolve().parent)}", f"output_dir {result.output_dir!r}", "it is not on disk, but answers as long as this trainer lives") from e
     if name: self.adapters[self.active].stamp = _stamp(result.output_dir)
 
 RealTrainer._write, RealTrainer._save = _write, _save
