@@ -29,6 +29,7 @@ class _Update(torch.autograd.Function):
         of_x = (outer @ W).addmm_(back, A) if ctx.needs_input_grad[0] else None
         return of_x, None, None, back.T @ x, (outer.T @ narrow).mul_(ctx.scale), None
 
+# %% ../nbs/03b_fused.ipynb #f352
 def _fused(layer, name):
     "A forward pass of one of PEFT's layers that adds the update to the layer's result in place; x: (..., in)."
     A, B, scale, dropout, usual = layer.lora_A[name], layer.lora_B[name], layer.scaling[name], layer.lora_dropout[name], layer.forward
