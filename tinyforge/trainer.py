@@ -255,7 +255,7 @@ def _unfreeze(self):
     "Make the base itself trainable, without any adapter."
     if self.peft_model is not None: self.base = self.peft_model.unload()
     self.peft_model, self.adapters, self._active, self.base_was_tuned = None, {}, None, True
-    if self.base.device.type == "cuda": self.base.float()  # chapter 07g: updates would be rounded away
+    if self.base.device.type == "cuda": self.base.float()  # chapter 07j: updates would be rounded away
     self.base.requires_grad_(True)
     return {}
 
