@@ -6,7 +6,8 @@
 __all__ = ['AnsweringModel', 'position_limit', 'generate', 'stream', 'predict', 'exact_match']
 
 # %% ../nbs/07g_answers.ipynb #a704
-import threading
+import itertools, threading
+from contextlib import nullcontext
 
 import torch
 
@@ -64,8 +65,8 @@ def _answer(self, ids, kind, options):
 AnsweringModel._end_tokens, AnsweringModel._batch, AnsweringModel._answer = _end_tokens, _batch, _answer
 
 # %% ../nbs/07g_answers.ipynb #d041
-def _prompt_ids(self, prompts, options, sorts=False):
-    "The token ids of prompts, and the kind of text they are; an error before the model is asked."
+def _prompt_ids(self, prompts, options, sorts=False, adapters=None):
+    "The token ids of prompts, the kind of text each is, and who answers it; an error before the model is asked."
     if not isinstance(prompts, (list, tuple)): raise DataError(f"is a {type(prompts).__name__}", "prompts", "pass a string, or a list of them")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str): raise DataError(f"is {'None' if prompt is None else 'a ' + type(prompt).__name__}, not a string", f"prompt {i + 1} of {len(prompts)}", "pass a string, or a list of them")
@@ -75,33 +76,51 @@ def _prompt_ids(self, prompts, options, sorts=False):
     if self.base is None and self.lora_path: self.load_lora(self.lora_path)
     if (self.task == CLASSIFICATION) != sorts: raise ConfigError(f"{self.model_name} {'writes and does not sort texts' if sorts else 'sorts texts and does not write'}", "predict" if sorts else "generate", f"call {'generate' if sorts else 'predict'}")
     if self.base is None: self._load_base()
-    kind = self.adapters[self.active].kind if self.active else self.base_kind
-    ids = [encode_prompt(p, self.tokenizer, kind) if self.task == CAUSAL else self.tokenizer(p)["input_ids"] for p in prompts]
+    names = self._each(adapters, len(prompts))
+    kinds = [self.adapters[name].kind if name else self.base_kind for name in names]
+    ids = [encode_prompt(p, self.tokenizer, kind) if self.task == CAUSAL else self.tokenizer(p)["input_ids"] for p, kind in zip(prompts, kinds)]
     limit = position_limit(self.base.config) or max(map(len, ids), default=0) + 1
     for i, row in enumerate(ids):
         if not row: raise DataError("has no tokens", f"prompt {i + 1} of {len(ids)}", "write something")
         if len(row) >= limit + (self.task != CAUSAL): raise DataError(f"has {len(row)} tokens, and the model takes {limit}{' with the answer' if self.task == CAUSAL else ''}", f"prompt {i + 1} of {len(ids)}", "shorten it")
     self.model.eval()
-    return ids, kind
+    return ids, kinds, names
 
-AnsweringModel._prompt_ids = _prompt_ids
+def _each(self, adapters, n):
+    "Who answers each of n prompts: a name, or None for the base."
+    if adapters is None: return [self.active] * n
+    if not isinstance(adapters, (list, tuple)) or len(adapters) != n: raise ConfigError(f"adapters is {adapters!r} for {n} prompts", "generate", "pass a list with a name for each prompt, None for the base")
+    return [self._key(name) for name in adapters]
+
+AnsweringModel._prompt_ids, AnsweringModel._each = _prompt_ids, _each
 
 # %% ../nbs/07g_answers.ipynb #d143
+def _batches(ids, kinds, names, size, room):
+    "Numbers of prompts, batch by batch: of one kind, of similar length, with at most `room` adapters, the rows of one adapter together."
+    turn = {name: i for i, name in enumerate(dict.fromkeys(n for n in names if n is not None))} | {None: 0}
+    group = lambda i: (kinds[i], turn[names[i]] // room)
+    order = sorted(range(len(ids)), key=lambda i: (group(i), len(ids[i])))
+    for _, part in itertools.groupby(order, group):
+        part = list(part)
+        for start in range(0, len(part), size): yield sorted(part[start:start + size], key=lambda i: (names[i] is not None, turn[names[i]]))
+
 @torch.no_grad()
 def generate(self: AnsweringModel,
     prompts,                  # a string, or a list of them
     max_new_tokens: int=128,  # after which an answer is cut
     batch_size: int=64,       # prompts at a time
+    adapters=None,            # a name for each prompt, None for the base; the active adapter if missing
     **options,                # for transformers' generate, such as do_sample=True, temperature=0.7
 ):                            # a string, or a list of them
-    "Answer with the active adapter, or with the base if there is none."
-    if isinstance(prompts, str): return self.generate([prompts], max_new_tokens, batch_size, **options)[0]
+    "Answer with the active adapter, with the base if there is none, or each prompt with its own."
+    if isinstance(prompts, str): return self.generate([prompts], max_new_tokens, batch_size, adapters, **options)[0]
     _check_batch_size(batch_size)
-    ids, kind = self._prompt_ids(prompts, options)
-    order, answers = sorted(range(len(ids)), key=lambda i: len(ids[i])), [None] * len(ids)
+    ids, kinds, names = self._prompt_ids(prompts, options, adapters=adapters)
+    answers = [None] * len(ids)
     with quiet():
-        for part in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
-            for i, answer in zip(part, self._answer([ids[i] for i in part], kind, {"max_new_tokens": max_new_tokens, **options})): answers[i] = answer
+        for part in _batches(ids, kinds, names, batch_size, self.adapters.max_on_device):
+            with nullcontext() if adapters is None else self.adapters.rows([names[i] for i in part]):
+                for i, answer in zip(part, self._answer([ids[i] for i in part], kinds[part[0]], {"max_new_tokens": max_new_tokens, **options})): answers[i] = answer
     return answers
 
 def _check_batch_size(n, call="generate"):
@@ -117,16 +136,16 @@ def stream(self: AnsweringModel,
 ):                            # strings, one after the other
     "The answer to one prompt, piece by piece while it is written."
     from transformers import TextIteratorStreamer
-    ids, kind = self._prompt_ids([prompt], options)
+    ids, (kind,), _ = self._prompt_ids([prompt], options)
     mine = [*options.pop("stopping_criteria", ())]
-    asked, streamer, left, failed = self._active, TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True), threading.Event(), []
+    asked, streamer, left, failed = self.active, TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True), threading.Event(), []
     def write():
         try:
             with torch.no_grad(), quiet(): self._answer(ids, kind, {"max_new_tokens": max_new_tokens, **options, "streamer": streamer, "stopping_criteria": [*mine, lambda *args, **kw: torch.full((1,), left.is_set(), device=self.base.device)]})
         except BaseException as e: failed.append(e)
         finally: streamer.end()
     def same():
-        if self._active != asked: raise AdapterError(f"the active adapter was {asked} when the prompt came, and is {self._active} now", do="ask again")
+        if self.active != asked: raise AdapterError(f"the active adapter was {asked} when the prompt came, and is {self.active} now", do="ask again")
     def pieces():
         same()
         writer = threading.Thread(target=write, daemon=True)
@@ -151,7 +170,7 @@ def predict(self: AnsweringModel,
     "The classes of texts, by the active adapter."
     if isinstance(texts, str): return self.predict([texts], probabilities, batch_size)[0]
     _check_batch_size(batch_size, "predict")
-    ids, _ = self._prompt_ids(texts, {}, sorts=True)
+    ids, _, _ = self._prompt_ids(texts, {}, sorts=True)
     fill, found = self.tokenizer.pad_token_id or 0, []
     for start in range(0, len(ids), batch_size):
         batch = pad_texts([Example(row, [IGNORED, 0], 0) for row in ids[start:start + batch_size]], fill)

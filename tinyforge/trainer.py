@@ -6,9 +6,10 @@
 __all__ = ['RealTrainer', 'train']
 
 # %% ../nbs/08_trainer.ipynb #c004
-import difflib, hashlib, json, os, tempfile
-from contextlib import contextmanager, nullcontext, suppress
+import hashlib, json, os, tempfile
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,21 +18,22 @@ from safetensors import SafetensorError
 
 import tinyforge
 from .answers import AnsweringModel, position_limit
-from .base_model import head_modules, load_base
+from .base_model import load_base
 from .batches import choose_batching, on_device
 from .checkpoints import Checkpoints, stop_on_signal, why
 from .data import load_examples
 from .errors import AdapterError, ConfigError, DataError
 from .fused import fused
 from .head import hidden_states
-from .inference import _key, _Loaded, _stamp, read_adapter
 from .loop import check_checkpointing, gradient_checkpointing, hold_out, make_trainer, mixed_precision, put_back, trained_parameters, training_arguments
 from .models import quiet
 from .room import check_room
 from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, mend, written_whole
-from .targets import resolve_targets
-from .tasks import CAUSAL, CLASSIFICATION, class_names, padder, row_encoder
+from .saved import as_folder, read_adapter, write_files
+from .store import Adapters, check_base, key_of, stamp
+from .tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ, class_names, padder, row_encoder
 from .watch import NotFiniteError, check_moved
+from .wrap import ADAPTER, trained_adapter, unwrap, wrap
 
 # %% ../nbs/08_trainer.ipynb #c012
 class RealTrainer(AnsweringModel):
@@ -42,71 +44,6 @@ class RealTrainer(AnsweringModel):
         if not isinstance(config, TrainingConfig): raise ConfigError(f"a {type(config).__name__} is not a TrainingConfig", "RealTrainer", "pass TrainingConfig(...)")
         super().__init__(config.model_name, config.lora_path, config.load_in_4bit)
         self.config = config
-
-# %% ../nbs/08_trainer.ipynb #c014
-def _targets(model, wanted, in_full=()):
-    "The names of the layers that get an adapter, without those in a classifier's head; says what is ambiguous."
-    try: targets = resolve_targets(model, wanted or "all-linear")
-    except ConfigError as e: raise ConfigError(f"lora_target_modules: {e.what}", "TrainingConfig", e.do) from None
-    for note in targets.notes: print(f"lora_target_modules: {note}")
-    names = [n for n in targets.names if not any(n == part or n.startswith(part + ".") for part in in_full)]
-    if not names: raise ConfigError("lora_target_modules names layers of the head only, which is trained in full", "TrainingConfig", "name layers of the encoder too")
-    return names
-
-def _check_modules(model, wanted, targets):
-    "Refuse names of modules to save that fit none, or one that gets an adapter."
-    names = [n for n, _ in model.named_modules() if n]
-    for entry in wanted or ():
-        found = [n for n in names if n == entry or n.endswith("." + entry)]
-        near = difflib.get_close_matches(entry, {n.rpartition(".")[2] for n in names if not n.rpartition(".")[2].isdigit()}, 3, 0.4)
-        if not found: raise ConfigError(f"modules_to_save: no module is called {entry!r}", "TrainingConfig", f"the nearest are {', '.join(near)}" if near else "leave it out")
-        if getattr(model.config, "tie_word_embeddings", False) and {id(model.get_submodule(n)) for n in found} & {id(model.get_input_embeddings()), id(model.get_output_embeddings())}:
-            print(f"modules_to_save: {found[0]} shares its weights with {'the embedding' if 'head' in found[0] else 'the head'}, which stays as it is: from now on they differ")
-        both = set(found) & set(targets)
-        if both: raise ConfigError(f"modules_to_save: {min(both)} gets an adapter already", "TrainingConfig", "train it in full or with an adapter, not both")
-
-# %% ../nbs/08_trainer.ipynb #h803
-_KEPT = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora", "modules_to_save": "modules_to_save"}
-
-def _check_continues(config, saved, targets):
-    "The settings of a saved adapter; ConfigError for one that asks for another shape."
-    given = {field: saved.config.get(name, getattr(TrainingConfig, field)) for field, name in _KEPT.items()}
-    for field, value in given.items():
-        if getattr(config, field) not in (value, getattr(TrainingConfig, field)):
-            raise ConfigError(f"{field} is {getattr(config, field)}, but the adapter at lora_path has {value}", "TrainingConfig", "leave it out: an adapter that is trained on keeps its shape")
-    if config.lora_target_modules is not None and sorted(targets) != saved.layers:
-        raise ConfigError(f"lora_target_modules names {len(targets)} layers, but the adapter at lora_path is on {len(saved.layers)} ({saved.layers[0]}, ...)", "TrainingConfig", "leave it out")
-    return {**given, "lora_target_modules": saved.layers}
-
-# %% ../nbs/08_trainer.ipynb #c015
-def _new_adapter(self, saved, name):
-    "Put a fresh adapter, or a copy of a saved one, on the base; returns the settings that differ from the config's."
-    from peft import LoraConfig, get_peft_model
-    c, settings = self.config, {}
-    in_full = head_modules(self.base) if self.task == CLASSIFICATION else []
-    targets = _targets(self.base, c.lora_target_modules, in_full)
-    if saved:
-        settings = _check_continues(c, saved, targets)
-        self._put_on(Path(c.lora_path).expanduser(), saved, name, trainable=True)
-        print(f"goes on from {c.lora_path}: rank {settings['lora_r']}, alpha {settings['lora_alpha']}, {len(saved.layers)} layers")
-    else:
-        _check_modules(self.base, c.modules_to_save, targets)
-        lora = LoraConfig(r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, use_rslora=c.use_rslora, use_dora=c.use_dora,
-                          modules_to_save=[*in_full, *(n for n in c.modules_to_save or () if n not in in_full)] or None, target_modules=targets, task_type=self.task.peft_type)
-        torch.manual_seed(c.seed)
-        try:
-            with quiet():
-                if self.peft_model is None: self.peft_model = get_peft_model(self.base, lora, adapter_name=name)
-                else: self.peft_model.add_adapter(name, lora)
-        except (ValueError, TypeError) as e: raise ConfigError(f"lora_target_modules: {str(e).splitlines()[0]}", "TrainingConfig", "name other layers") from e
-        adapted = {n for n, m in self.peft_model.base_model.model.named_modules() for part in ("lora_A", "lora_embedding_A") if name in getattr(m, part, ())}
-        left_out = [n for n in targets if n not in adapted]
-        if left_out: raise ConfigError(f"lora_target_modules: PEFT adapts {len(adapted)} of {len(targets)} layers, and not {left_out[0]}", "TrainingConfig", "leave it out, or name other layers")
-    self.peft_model.base_model.enable_adapter_layers()
-    self.peft_model.set_adapter(name)
-    return settings
-
-RealTrainer._new_adapter = _new_adapter
 
 # %% ../nbs/08_trainer.ipynb #s801
 def _check_base(self):
@@ -166,18 +103,18 @@ def train(self: RealTrainer,
     checkpoints, main = Checkpoints(c.output_dir), os.environ.get("RANK", "0") == "0"  # one of several processes
     with checkpoints.only_one() if main else nullcontext():
         saved = read_adapter(c.lora_path) if c.lora_path else None
+        if saved: check_base(saved, self.model_name, c.lora_path)
         examples, held_out = self._examples(data, saved)
         run, place = checkpoints.begin(resume, _made_of(c, examples, held_out))
         if resume and place is None:
             mend(c.output_dir)
             if (result := self._done(run.made_of)): return result
             print("there is no checkpoint to go on from: the run begins at the beginning")
-        result, settings, name = self._train(saved, examples, held_out, run, place, checkpoints, show)
-        self.model.requires_grad_(False)
-        self._keep(name, examples.kind)
-        if main: self._save(name, result, examples, settings, run.made_of)
+        result, settings = self._train(saved, examples, held_out, run, place, checkpoints, show)
+        trained = self._keep(examples, settings)
+        if main: self._save(trained, result, examples, settings, run.made_of)
         checkpoints.clear()
-    if name: check_moved(self.model, name)
+    if trained: check_moved(trained)
     return result
 
 RealTrainer.train = train
@@ -222,7 +159,7 @@ RealTrainer._run, RealTrainer._faster = _run, _faster
 
 # %% ../nbs/08_trainer.ipynb #h811
 def _train(self, saved, examples, held_out, run, place, checkpoints, show):
-    "Load, adapt and run; returns the report, the adapter's settings, and what PEFT calls it."
+    "Load, adapt and run; returns the report, and the adapter's settings where they are not the config's. The trained model stays in PEFT's layers."
     c = self.config
     with tempfile.TemporaryDirectory() as scratch:
         training_arguments(c, scratch, len(examples))  # before the model is loaded
@@ -230,21 +167,24 @@ def _train(self, saved, examples, held_out, run, place, checkpoints, show):
         self._load_base(examples.classes)
         _check_length([*examples, *(held_out or ())], self.base.config)
         check_checkpointing(self.base, c)
-        before, name, settings = (self.active, {key: loaded.path for key, loaded in self.adapters.items()}), self._new_name() if c.use_lora else None, {}
+        before, name, settings = (self.active, self.classes, dict(self._store.items())), ADAPTER if c.use_lora else None, {}
         try:
-            settings = self._new_adapter(saved, name) if c.use_lora else self._unfreeze()
+            self._store.use(None)  # what is trained is the base
+            if c.use_lora: self.peft_model, settings = wrap(self.base, c, self.task, saved)
+            else: self._unfreeze()
+            if saved: print(f"goes on from {c.lora_path}: rank {settings['lora_r']}, alpha {settings['lora_alpha']}, {len(saved.layers)} layers")
             precision = mixed_precision(c.use_lora, self.base.dtype, self.base.device.type == "cuda")
-            return self._run(examples, held_out, run, place, checkpoints, training_arguments(c, scratch, len(examples), precision), name, show), settings, name
+            return self._run(examples, held_out, run, place, checkpoints, training_arguments(c, scratch, len(examples), precision), name, show), settings
         except BaseException as e:
             if isinstance(e, NotFiniteError): e = self._last_good(e, name, examples, settings, run, checkpoints)
-            self._undo(name, before)
+            self._undo(*before)
             raise e
 
 def _last_good(self, error, name, examples, settings, run, checkpoints):
     "Keep the weights that are still numbers; returns the error that says where."
     weights = trained_parameters(self.model, name).values()
     if run.step == 0 or not all(p.isfinite().all() for p in weights): return error
-    with checkpoints.writing(f"before-{run.step + 1:09}") as new: self._write(new, name, examples, settings)
+    with checkpoints.writing(f"before-{run.step + 1:09}") as new: self._write(new, self._trained(examples, settings), self._origin(examples, settings))
     where = checkpoints.folder/f"before-{run.step + 1:09}"
     return type(error)(error.what, error.where, f"{error.do}; the weights before this step are in {os.path.relpath(where)}, to begin from")
 
@@ -253,66 +193,75 @@ RealTrainer._train, RealTrainer._last_good = _train, _last_good
 # %% ../nbs/08_trainer.ipynb #c020
 def _unfreeze(self):
     "Make the base itself trainable, without any adapter."
-    if self.peft_model is not None: self.base = self.peft_model.unload()
-    self.peft_model, self.adapters, self._active, self.base_was_tuned = None, {}, None, True
+    self._store.close()
+    self.base_was_tuned = True
     if self.base.device.type == "cuda": self.base.float()  # chapter 07j: updates would be rounded away
     self.base.requires_grad_(True)
-    return {}
 
-def _undo(self, name, before):
+def _undo(self, active, classes, entries):
     "Leave the trainer as it was before a training that failed."
-    if name and self.peft_model is not None: self._take_off(name)
-    else:  # a base that was trained, or whose layers were being replaced
-        active, paths = before
+    if self.peft_model is not None: self.base, self.peft_model = unwrap(self.peft_model), None
+    else:  # the base was trained, or its layers were being replaced
         self._drop_base()
-        for key, path in paths.items():
-            with suppress(AdapterError): self.load_lora(path, None if key == _key(path) else key)
-        self._switch(active if active in self.adapters else None)
+        if entries: self._load_base(classes)
+        for name, entry in entries.items(): self._store.add(entry.saved, name, entry.path)
+    if self._store is not None: self._store.use(active)
 
-def _keep(self, name, kind):
-    "Make what was trained the one that answers, in place of an earlier one in the same folder."
-    if not name: self.base_kind = kind
-    else:
-        key = _key(self.config.output_dir)
-        if key in self.adapters: self._take_off(self.adapters[key].name)
-        self.adapters[key] = _Loaded(name, Path(key), kind, None)
-        self.active = key
+def _probe(self, examples):
+    "The logits of the beginning of an example."
+    ids = torch.tensor([examples[0].input_ids[:64]], device=self.base.device)
+    with torch.no_grad(), quiet(): return self.model(input_ids=ids, **({"decoder_input_ids": ids} if self.task == SEQ2SEQ else {})).logits
 
-RealTrainer._unfreeze, RealTrainer._undo, RealTrainer._keep = _unfreeze, _undo, _keep
+def _keep(self, examples, settings):
+    "Make what was trained the one that answers, in place of an earlier one in the same folder; returns it, None for a base."
+    if not self.config.use_lora:
+        self.base_kind, self.base = examples.kind, self.base.requires_grad_(False)
+        return None
+    trained, key, said = self._trained(examples, settings), key_of(self.config.output_dir), self._probe(examples)
+    self.base, self.peft_model = unwrap(self.peft_model), None
+    self._store.add(trained, key)
+    self._store.use(key)
+    off = (self._probe(examples) - said).abs().max().item()
+    if not off <= 1e-3 * said.abs().max().item(): raise AdapterError(f"the logits differ by {off:.2g} from those in training", key, "report this with the configuration: the adapter is not what was trained")
+    return trained
+
+RealTrainer._unfreeze, RealTrainer._undo, RealTrainer._probe, RealTrainer._keep = _unfreeze, _undo, _probe, _keep
 
 # %% ../nbs/08_trainer.ipynb #c021
-def _write(self, folder, name, examples, settings):
+def _origin(self, examples, settings):
+    "Where a result comes from."
+    config = {k: str(v) if isinstance(v, os.PathLike) else v for k, v in {**asdict(self.config), **settings}.items()}
+    return {"base": str(self.config.model_name), "kind": examples.kind, **({"classes": examples.classes} if examples.classes else {}),
+            "data": {"file": Path(examples.path).name, "sha256": examples.sha256,
+                     "examples": len(examples), "cut": examples.cut, "skipped_lines": [n for n, _ in examples.skipped]},
+            "config": config, "versions": {p: version(p) for p in ("torch", "transformers", "peft")} | {"tinyforge": tinyforge.__version__}}
+
+def _trained(self, examples, settings): return trained_adapter(self.peft_model, self._origin(examples, settings)) if self.config.use_lora else None
+
+def _write(self, folder, trained, origin):
     "Write the adapter (or the model) and where it came from into a folder."
     with quiet():
-        if self.config.use_lora:
-            self.peft_model.peft_config[name].base_model_name_or_path = str(self.config.model_name)
-            self.peft_model.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)  # they are frozen
-            for file in (folder/name).iterdir(): file.rename(folder/file.name)  # PEFT puts named adapters into subfolders
-            (folder/name).rmdir()
-            (folder/"README.md").unlink(missing_ok=True)
+        if trained: write_files(trained, folder)
         else: self.base.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-    config = {k: str(v) if isinstance(v, os.PathLike) else v for k, v in {**asdict(self.config), **settings}.items()}
-    (folder/PROVENANCE).write_text(json.dumps({
-        "base": str(self.config.model_name), "kind": examples.kind, **({"classes": examples.classes} if examples.classes else {}),
-        "data": {"file": Path(examples.path).name, "sha256": examples.sha256,
-                 "examples": len(examples), "cut": examples.cut, "skipped_lines": [n for n, _ in examples.skipped]},
-        "config": config, "versions": {p: version(p) for p in ("torch", "transformers", "peft")} | {"tinyforge": tinyforge.__version__}},
-        indent=1, default=str))
+    (folder/PROVENANCE).write_text(json.dumps(origin, indent=1, default=str))
 
-def _save(self, name, result, examples, settings, made_of):
+def _save(self, trained, result, examples, settings, made_of):
     "Write the result whole, and fill in its size."
+    origin = trained.origin if trained else self._origin(examples, settings)
     try:
         with written_whole(result.output_dir) as new:
-            self._write(new, name, examples, settings)
+            self._write(new, trained, origin)
             result.saved_bytes = sum(f.stat().st_size for f in new.glob("*.safetensors"))
-            origin = json.loads((new/PROVENANCE).read_text())
-            (new/PROVENANCE).write_text(json.dumps({**origin, "run": _digest(made_of), "result": result.to_dict()}, indent=1))
+            origin |= {"finished": datetime.now().astimezone().isoformat(timespec="seconds"), "run": _digest(made_of), "result": result.to_dict()}
+            (new/PROVENANCE).write_text(json.dumps(origin, indent=1, default=str))
     except (OSError, SafetensorError, RuntimeError) as e:
         raise ConfigError(f"the result cannot be written: {why(e, Path(result.output_dir).resolve().parent)}", f"output_dir {result.output_dir!r}", "it is not on disk, but answers as long as this trainer lives") from e
-    if name: self.adapters[self.active].stamp = _stamp(result.output_dir)
+    if trained:
+        entry = self._store[self.active]
+        entry.path, entry.stamp = as_folder(result.output_dir).absolute(), stamp(result.output_dir)
 
-RealTrainer._write, RealTrainer._save = _write, _save
+RealTrainer._origin, RealTrainer._trained, RealTrainer._write, RealTrainer._save = _origin, _trained, _write, _save
 
 # %% ../nbs/08_trainer.ipynb #h813
 def _done(self, made_of):
@@ -326,6 +275,7 @@ def _done(self, made_of):
         self._drop_base()
         self.classes = tuple(origin.get("classes", ()))
         self.base, self.base_kind, self.base_was_tuned = load_base(c.output_dir, classes=self.classes), origin["kind"], True
+        self._store = Adapters(self.base)
     print(f"this run is complete: its result is in {c.output_dir}")
     known = {**origin["result"], "output_dir": c.output_dir}
     return TrainResult(**{k: [tuple(pair) for pair in v] if k in ("losses", "evaluations") else v for k, v in known.items()})

@@ -43,12 +43,12 @@ class GradientWatch:
         if not any(p.grad.any() for p in trained.values()): raise AdapterError(f"the gradient of all {len(trained)} trained tensors is zero", do=_DETACHED)
 
 def check_moved(
-    model,    # of PEFT
-    adapter,  # what PEFT calls the adapter that was trained
+    saved,  # `SavedAdapter`, as it came out of the training
 ) -> None:
-    "AdapterError if a trained B is zero: its layer is as before the training."
-    still = [name for name, p in model.named_parameters() if adapter in name.split(".") and ("lora_B" in name or "lora_embedding_B" in name) and not p.any()]
-    if still: raise AdapterError(f"{len(still)} adapted layers did not learn: B is still zero, such as {still[0]}", do="it is saved as it is: train for more steps, or leave these layers out of lora_target_modules")
+    "AdapterError if an update is zero: its layer is as before the training."
+    still = [layer for layer, f in saved.factors.items() if not (f.A.any() and f.B.any())]
+    if len(still) == len(saved.layers) and not saved.modules: raise AdapterError(f"none of the {len(still)} adapted layers has learned anything, and nothing is saved", do="train for more steps, or with a larger learning rate")
+    if still: raise AdapterError(f"{len(still)} adapted layers did not learn: the update is still zero, such as that of {still[0]}", do="it is saved as it is: train for more steps, or leave these layers out of lora_target_modules")
 
 # %% ../nbs/07i_watch.ipynb #l054
 class Pace:
