@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Entry', 'stamp', 'key_of', 'same_model', 'check_base', 'Adapters', 'add', 'load', 'holds', 'use', 'unload', 'close',
-           'disable', 'rows', 'describe', 'AdapterTable', 'list_', 'prepare_for_compile']
+           'disable', 'rows', 'megabytes', 'describe', 'AdapterTable', 'list_', 'prepare_for_compile']
 
 # %% ../nbs/07e_store.ipynb #s004
 from collections import OrderedDict
@@ -47,9 +47,10 @@ def same_model(a, b):
     return a == b or here.is_dir() and here.resolve() == there.resolve()
 
 def check_base(saved, base, path):
-    "Refuse an adapter that says of itself that it was trained on another base; PEFT's files only say where that base lay."
+    "Refuse an adapter of another base. PEFT's files only say what the base was called where it was trained, so that another name gets a note."
     if saved.origin and not same_model(saved.origin["base"], base):
         raise AdapterError(f"was trained on {saved.origin['base']}, not on {base}", str(path), f"load it on its own base; if that has only moved, write its new place as base into {PROVENANCE}")
+    if saved.base and Path(saved.base).name != Path(base).name: print(f"{path}: its settings name {saved.base} as its base; on {base} it is right only if that is the same model")
 
 # %% ../nbs/07e_store.ipynb #s017
 class Adapters(Mapping):
@@ -200,7 +201,7 @@ def rows(self: Adapters,
 Adapters.disable, Adapters.rows = disable, rows
 
 # %% ../nbs/07e_store.ipynb #s030
-def _megabytes(n): return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
+def megabytes(n): return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
 
 def _targets(saved):
     kinds = list(dict.fromkeys(layer.rpartition(".")[2] for layer in saved.layers))
@@ -220,7 +221,7 @@ def describe(
     "An adapter in a line."
     data, origin = saved.origin.get("data") or {}, saved.origin
     when = origin.get("finished") or (datetime.fromtimestamp((path/"adapter_config.json").stat().st_mtime).isoformat() if path and (path/"adapter_config.json").is_file() else "")
-    return {"name": name, "base": saved.base or "", "rank": "-".join(map(str, dict.fromkeys((saved.ranks or [0])[::max(1, len(saved.ranks) - 1)]))), "targets": _targets(saved), "size": _megabytes(saved.nbytes),
+    return {"name": name, "base": saved.base or "", "rank": "-".join(map(str, dict.fromkeys((saved.ranks or [0])[::max(1, len(saved.ranks) - 1)]))), "targets": _targets(saved), "size": megabytes(saved.nbytes),
             "trained on": f"{data['file']} ({data['examples']:,})" if data.get("file") else "", "when": when[:10], "score": _score(origin)}
 
 @dataclass
