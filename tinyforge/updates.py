@@ -63,7 +63,7 @@ class Update:
         elif self.embedding: return (self.ratio * y + self.ratio * wide * self.scale).to(y.dtype)
         else: wide = (self.ratio - 1) * (y if self.layer_bias is None else y - self.layer_bias) + self.ratio * wide * self.scale
         if self.embed_scale is not None: wide = wide * self.embed_scale.to(wide.dtype)
-        return (wide.to(y.dtype) if self.rounds_first else wide).add_(y).to(y.dtype)
+        return (wide.to(y.dtype) if self.rounds_first and self.ratio is None else wide).add_(y).to(y.dtype)
 
 # %% ../nbs/07d_updates.ipynb #u012
 class Module:
