@@ -60,7 +60,7 @@ class Adapters(Mapping):
         max_on_device: int=8,    # adapters; the others wait on the CPU
     ):
         if not (isinstance(max_on_device, int) and max_on_device > 0): raise ConfigError(f"max_on_device is {max_on_device!r}", "Adapters", "give a whole number from 1")
-        self.model, self.max_on_device, self.switch = model, max_on_device, Switch()
+        self.model, self.max_on_device, self.switch, self.merged = model, max_on_device, Switch(), None  # merged: set by chapter 09c
         for layer in model.modules(): self._check_free(layer)
         self.base = getattr(model, "name_or_path", "") or type(model).__name__
         self._entries, self._slots, self._on_device, self._room = {}, {}, OrderedDict(), None  # _on_device: the one used last comes last
@@ -77,6 +77,9 @@ class Adapters(Mapping):
     def _check_free(self, layer):
         if hasattr(layer, "base_layer"): raise AdapterError("the model carries layers of PEFT", "Adapters", "pass the base, as peft_model.unload() gives it back")
         if any(isinstance(hook, Slot) and hook.switch is not self.switch for hook in layer._forward_hooks.values()): raise AdapterError("another store has its adapters on this model", "Adapters", "close that one first, or use it")
+
+    def _check_unmerged(self, verb):
+        if self.merged: raise AdapterError(f"{self.merged.name} is merged into the weights", verb, "unmerge it first: the weights are not the base's")
 
     def _known(self, name):
         if not (isinstance(name, str) and name in self): raise AdapterError(f"no adapter is loaded as {name!r}", do=f"load it first; there are {', '.join(self) or 'none yet'}")
@@ -104,7 +107,10 @@ def _place(self, name):
         raise
     self._on_device[name] = True
     if self._room: self._settle(name)
-    kept = {self.active, name, *(self.switch.rows.names if self.switch.rows else ())}
+    self._trim({self.active, name})
+
+def _trim(self, kept):  # the rows of a batch under way stay too
+    kept |= set(self.switch.rows.names if self.switch.rows else ())
     for old in [n for n in self._on_device if n not in kept][:max(0, len(self._on_device) - self.max_on_device)]: self._displace(old)
 
 def _displace(self, name):
@@ -118,7 +124,7 @@ def _displace(self, name):
             slot.remove()
             del self._slots[layer]
 
-Adapters._place, Adapters._displace = _place, _displace
+Adapters._place, Adapters._trim, Adapters._displace = _place, _trim, _displace
 
 # %% ../nbs/07e_store.ipynb #s020
 def add(self: Adapters,
@@ -129,6 +135,7 @@ def add(self: Adapters,
     "Take an adapter into the store, in place of one of the same name; an AdapterError if it does not fit the base."
     where = str(path or name)
     if not (isinstance(name, str) and name): raise AdapterError(f"the name {name!r} is not a string", where, "pass a string")
+    self._check_unmerged("add")
     check_base(saved, self.base, where)
     check_fit(saved, self.model, where)
     if self._room: _check_room(saved, *self._room, where)
@@ -155,20 +162,25 @@ def use(self: Adapters,
     name: str|None,  # of an adapter, or None for the base
 ):
     "Make an adapter the one that answers."
+    if self.merged and name == self.merged.name: return  # it answers already
+    self._check_unmerged("use")
     if name is not None: self._place(self._known(name))
     self.switch.active = name
     if self._room: self._open(name)
+    self._trim({name})
 
 def unload(self: Adapters, name: str):
     "Let an adapter go; if it was the one that answers, the base does."
     self._known(name)
+    if self.merged and name == self.merged.name: self._check_unmerged("unload")
     if self.active == name: self.use(None)
     self._displace(name)
     del self._entries[name]
 
 def close(self: Adapters):
     "Take every adapter off the base, which is then what it was before the store."
-    self._room = None
+    if self.merged: self.merged.put_back()
+    self._room = self.merged = None
     for slot in self._slots.values(): slot.bank = None
     for name in list(self): self.unload(name)
     for slot in self._slots.values(): slot.remove()
@@ -190,6 +202,7 @@ def rows(self: Adapters,
     names,  # one a row; None for the base
 ):
     "While it lasts, each row of a batch has its own adapter; the rows of one adapter should stand together."
+    self._check_unmerged("rows")
     wanted = [self._known(name) for name in dict.fromkeys(names) if name is not None]
     if len(wanted) > self.max_on_device: raise AdapterError(f"{len(wanted)} adapters are asked for at once, and max_on_device is {self.max_on_device}", do="give the store a larger max_on_device, or ask for fewer at a time")
     expert = next((layer for name in wanted for layer in self[name].saved.layers if ".experts." in layer), None)
@@ -213,6 +226,10 @@ def _score(origin):
     if result.get("evaluations"): return f"held-out loss {min(loss for _, loss in result['evaluations']):.3f}"
     return f"training loss {result['losses'][-1][1]:.3f}" if result.get("losses") else ""
 
+def _recipe(origin):  # of chapter 09b
+    made = origin.get("combined") or {}
+    return " ".join(f"{part['weight']:+g} {part['name']}" for part in made.get("parts", ())) + (f", {made['error']:.1%} off" if made.get("error") else "")
+
 def describe(
     name: str,
     saved: SavedAdapter,
@@ -222,7 +239,7 @@ def describe(
     data, origin = saved.origin.get("data") or {}, saved.origin
     when = origin.get("finished") or (datetime.fromtimestamp((path/"adapter_config.json").stat().st_mtime).isoformat() if path and (path/"adapter_config.json").is_file() else "")
     return {"name": name, "base": saved.base or "", "rank": "-".join(map(str, dict.fromkeys((saved.ranks or [0])[::max(1, len(saved.ranks) - 1)]))), "targets": _targets(saved), "size": megabytes(saved.nbytes),
-            "trained on": f"{data['file']} ({data['examples']:,})" if data.get("file") else "", "when": when[:10], "score": _score(origin)}
+            "trained on": f"{data['file']} ({data['examples']:,})" if data.get("file") else _recipe(origin), "when": when[:10], "score": _score(origin)}
 
 @dataclass
 class AdapterTable:
@@ -250,6 +267,7 @@ def prepare_for_compile(self: Adapters,
 ):
     "Keep room for `max_on_device` adapters beside each layer, so that neither a swap nor a load changes what torch.compile looks at."
     if not (isinstance(rank, int) and rank > 0): raise ConfigError(f"the rank is {rank!r}", "prepare_for_compile", "give a whole number from 1")
+    self._check_unmerged("prepare_for_compile")
     places = dict(self.model.named_modules())
     wanted = sorted(layers or {layer for entry in self.values() for layer in entry.saved.layers})
     unknown = [n for n in wanted if n not in places or not layer_shape(places[n])]
