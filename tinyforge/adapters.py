@@ -115,7 +115,7 @@ def show_adapter(
     header = ("layers", "rank", "scale", "in -> out", "how many", "size of update")
     origin = saved.origin
     notes = {"kind": origin.get("kind"), "classes": ", ".join(saved.classes), "method": ", ".join(name for flag, name in (("use_dora", "DoRA"), ("use_rslora", "rsLoRA"), ("lora_bias", "with biases")) if saved.config.get(flag)),
-             "made of": origin.get("made_of") and str(origin["made_of"]), "with": ", ".join(f"{p} {v}" for p, v in (origin.get("versions") or {}).items())}
+             "with": ", ".join(f"{p} {v}" for p, v in (origin.get("versions") or {}).items())}
     return AdapterDetails(describe(path.name, saved, path), [header, *((*kind, len(sizes), f"{sum(sizes) / len(sizes):.3g}") for kind, sizes in kinds.items())] if kinds else [], list(saved.modules), {k: v for k, v in notes.items() if v})
 
 # %% ../nbs/09_adapters.ipynb #a936

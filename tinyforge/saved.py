@@ -179,7 +179,7 @@ def read_adapter(
     config = _read_object(path/"adapter_config.json")
     _check_config(config, str(path))
     origin = _read_object(path/PROVENANCE) if (path/PROVENANCE).exists() else {}
-    if origin and not isinstance(origin.get("base"), str):
+    if origin and not isinstance(origin.get("base"), str) and not ("combined" in origin and "base" not in origin):  # chapter 09b, of parts that name none
         raise AdapterError(f"{PROVENANCE} does not name the base", str(path), f"restore the file, or take it away if you know that the adapter fits")
     if origin.get("kind", "chat") not in ("chat", "completion", "text", "label"):
         raise AdapterError(f"{PROVENANCE} has the kind {origin['kind']!r}, not chat, completion, text or label", str(path), "restore the file")

@@ -48,7 +48,7 @@ def same_model(a, b):
 
 def check_base(saved, base, path):
     "Refuse an adapter of another base. PEFT's files only say what the base was called where it was trained, so that another name gets a note."
-    if saved.origin and not same_model(saved.origin["base"], base):
+    if saved.origin.get("base") and not same_model(saved.origin["base"], base):
         raise AdapterError(f"was trained on {saved.origin['base']}, not on {base}", str(path), f"load it on its own base; if that has only moved, write its new place as base into {PROVENANCE}")
     if saved.base and Path(saved.base).name != Path(base).name: print(f"{path}: its settings name {saved.base} as its base; on {base} it is right only if that is the same model")
 
@@ -228,7 +228,7 @@ def _score(origin):
 
 def _recipe(origin):  # of chapter 09b
     made = origin.get("combined") or {}
-    return " ".join(f"{part['weight']:+g} {part['name']}" for part in made.get("parts", ())) + (f", {made['error']:.1%} off" if made.get("error") else "")
+    return " ".join(f"{weight:+g} {name}" for name, weight in made.get("parts", ())) + (f", {made['error']:.1%} off" if made.get("error") else "")
 
 def describe(
     name: str,
