@@ -33,16 +33,19 @@ class AdapterFolder:
     path: Path
     paths: dict[str, Path]       # name -> folder
     table: AdapterTable
+    bases: dict[str, str]        # name -> name of its base, of those that can be used
     adapter_bytes: dict[str, int]  # name -> bytes of its weights
-    base_bytes: int|None         # of the base that they share; None if it is not on this machine
+    base_bytes: dict[str, int|None]  # name of a base -> bytes of its weights; None if it is not on this machine
 
     def to_dict(self): return {**asdict(self), "path": str(self.path), "paths": {n: str(p) for n, p in self.paths.items()}, "table": self.table.to_dict()}
     @property
     def sums(self):
-        n, adapters, base = len(self.paths), sum(self.adapter_bytes.values()), self.base_bytes
-        if not n: return "no adapters"
-        if base is None: return f"{n} adapters of {megabytes(adapters)} together; the base is not on this machine"
-        return f"{megabytes(base)} of base and {megabytes(adapters)} of adapters: {megabytes(base + adapters)}; {n} full models would be {megabytes(n * base)}, {n * base / (base + adapters):.1f} times as much"
+        n, adapters, absent = len(self.bases), sum(self.adapter_bytes[name] for name in self.bases), [b for b, size in self.base_bytes.items() if size is None]
+        if not n: return "no adapter that can be used"
+        count = f"{n} adapter{'s' * (n > 1)}"
+        if absent: return f"{count} of {megabytes(adapters)} together; {absent[0]} is not on this machine"
+        shared, full = sum(self.base_bytes.values()), sum(self.base_bytes[base] for base in self.bases.values())
+        return f"{megabytes(shared)} of base{'s' * (len(self.base_bytes) > 1)} and {megabytes(adapters)} of {count}: {megabytes(shared + adapters)}; as full models {megabytes(full)}, {full / (shared + adapters):.1f} times as much"
     def __repr__(self): return f"{self.table}\n{self.sums}"
     def _repr_html_(self): return self.table._repr_html_() + f"<p>{self.sums}</p>"
     def __getitem__(self, name): return adapter_path(self.path, name)
@@ -64,11 +67,10 @@ def _found(root):
     files = [f for pattern in ("adapter_*", "lora_adapters/*/adapter_*", "*/adapter_*") for f in sorted(root.glob(pattern)) if f.is_file()]
     return {f.parent.resolve().name if f.parent == root else f.parent.name: f.parent for f in files if not f.parent.name.startswith(".")}
 
-def _base_bytes(root, names):
-    places = [root/"base_model"]
-    for name in names:
-        try: places.append(Path(model_location(name)))
-        except (ModelError, OSError, TypeError): pass
+def _base_bytes(root, name):
+    places = [root/"base_model"] if Path(name).name == "base_model" else []  # wherever the whole folder went
+    try: places.append(Path(model_location(name)))
+    except (ModelError, OSError, TypeError): pass
     return next((size for place in places if place.is_dir() and (place/"config.json").is_file() and (size := _weight_bytes(place))), None)
 
 # %% ../nbs/09_adapters.ipynb #a931
@@ -77,15 +79,14 @@ def list_adapters(
 ) -> AdapterFolder:
     "The adapters in a folder, and what they take on disk; one that cannot be used is listed with the reason."
     root = as_folder(folder)
-    paths, rows, bases = _found(root), [], []
+    paths, rows, bases = _found(root), [], {}
     for name, path in paths.items():
         try:
             saved = read_adapter(path)
-            bases.append(saved.base)
             rows.append(describe(name, saved, path))
-        except AdapterError as e: rows.append({**dict.fromkeys(("base", "rank", "targets", "size", "trained on", "when"), ""), "name": name, "score": f"cannot be used: {e.what}"})
-    columns = ("name", "base", "rank", "targets", "size", "trained on", "when", "score")
-    return AdapterFolder(root, paths, AdapterTable([{c: row[c] for c in columns} for row in rows]), {n: _weight_bytes(p) for n, p in paths.items()}, _base_bytes(root, dict.fromkeys(b for b in bases if b)))
+            bases[name] = saved.base or "an unnamed base"
+        except AdapterError as e: rows.append({**dict.fromkeys(("name", "base", "rank", "targets", "size", "trained on", "when"), ""), "name": name, "score": f"cannot be used: {e.what}"})
+    return AdapterFolder(root, paths, AdapterTable(rows), bases, {n: _weight_bytes(p) for n, p in paths.items()}, {b: _base_bytes(root, b) for b in dict.fromkeys(bases.values())})
 
 # %% ../nbs/09_adapters.ipynb #a951
 @dataclass

@@ -6,19 +6,29 @@
 __all__ = ['AdaptedModel', 'load_lora']
 
 # %% ../nbs/07f_inference.ipynb #d004
-import os
+import json, os
 from functools import cached_property
+from pathlib import Path
 
 from .base_model import load_base, load_tokenizer
 from .data import ensure_template
-from .errors import AdapterError
+from .errors import AdapterError, ModelError
 from .models import BASE, model_config
 from .parameters import count_parameters
+from .runs import PROVENANCE
 from .saved import as_folder, read_adapter
 from .store import Adapters, check_base, key_of
 from .tasks import CAUSAL, task_of
 
 # %% ../nbs/07f_inference.ipynb #d022
+def _kind_noted(name):
+    "The kind of text that a base was trained on in full, or had merged into it, by its tinyforge.json; chat if it has none."
+    file = Path(name).expanduser()/PROVENANCE
+    try: kind = json.loads(file.read_text()).get("kind") if file.is_file() else "chat"
+    except (OSError, ValueError, AttributeError): kind = None
+    if kind not in ("chat", "completion", "text", "label"): raise ModelError(f"{PROVENANCE} does not say which kind of text it was trained on", f"model {name}", "restore the file, or take it away")
+    return kind
+
 class AdaptedModel:
     "One base model, and the adapters that were put on it."
     def __init__(self,
@@ -39,7 +49,7 @@ class AdaptedModel:
         self._load_tokenizer()
         self.classes = tuple(classes) or self._own_classes()
         self.base = load_base(self.model_name, load_in_4bit=self.load_in_4bit, classes=self.classes).requires_grad_(False)
-        self.base_parameters, self._store = count_parameters(self.base).total, Adapters(self.base)
+        self.base_parameters, self._store, self.base_kind = count_parameters(self.base).total, Adapters(self.base), _kind_noted(self.model_name)
 
     def _own_classes(self):
         config = model_config(self.model_name)

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 import tinyforge
-from .answers import AnsweringModel, position_limit
+from .answers import AnsweringModel, end_tokens, position_limit
 from .base_model import load_base
 from .batches import choose_batching, on_device
 from .checkpoints import Checkpoints, stop_on_signal, why
@@ -242,7 +242,9 @@ def _write(self, folder, trained, origin):
     "Write the adapter (or the model) and where it came from into a folder."
     with quiet():
         if trained: write_files(trained, folder)
-        else: self.base.save_pretrained(folder)
+        else:
+            if self.task != CLASSIFICATION: self.base.generation_config.eos_token_id = end_tokens(self.base, self.tokenizer, self.task, origin["kind"])  # where transformers stops too
+            self.base.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
     (folder/PROVENANCE).write_text(json.dumps(origin, indent=1, default=str))
 
