@@ -50,6 +50,7 @@ class AdapterFolder:
     def _repr_html_(self): return self.table._repr_html_() + f"<p>{self.sums}</p>"
     def __getitem__(self, name): return adapter_path(self.path, name)
 
+# %% ../nbs/09_adapters.ipynb #a965
 def adapter_path(
     folder,     # of adapters
     name: str,  # of one of them

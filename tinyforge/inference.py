@@ -29,6 +29,7 @@ def _kind_noted(name):
     if kind not in ("chat", "completion", "text", "label"): raise ModelError(f"{PROVENANCE} does not say which kind of text it was trained on", f"model {name}", "restore the file, or take it away")
     return kind
 
+# %% ../nbs/07f_inference.ipynb #d035
 class AdaptedModel:
     "One base model, and the adapters that were put on it."
     def __init__(self,

@@ -260,6 +260,31 @@ def list_(self: Adapters) -> AdapterTable:
 
 Adapters.list = list_
 
+# %% ../nbs/07e_store.ipynb #s042
+def _check_room(saved, rank, layers, where):
+    def refuse(what, do): raise AdapterError(f"cannot be used in a compiled model: {what}", where, do)
+    if saved.config.get("modules_to_save") or any(f.bias is not None or f.magnitude is not None for f in saved.factors.values()): refuse("it holds more than pairs of matrices", "use a store that is not prepared for compiling")
+    if saved.ranks[-1] > rank: refuse(f"its rank is {saved.ranks[-1]}, and there is room for {rank}", "call prepare_for_compile with a higher rank, before compiling")
+    other = next((layer for layer in saved.layers if layer not in layers), None)
+    if other: refuse(f"there is no room beside {other}", "name it in prepare_for_compile, before compiling")
+
+def _settle(self, name):
+    "Write an adapter into a free part of the room that is kept."
+    rank, layers = self._room
+    start = self._blocks[name] = min(set(range(0, (self.max_on_device + 1) * rank, rank)) - set(self._blocks.values()))
+    for layer in layers:
+        slot = self._slots[layer]
+        slot.bank.A[start:start + rank], slot.bank.B[start:start + rank] = 0, 0
+        if name in slot.updates: slot.bank.write(name, slot.updates[name], start)
+
+def _open(self, name):
+    "Let one adapter through the gates, or none."
+    for gate in {id(slot.bank.gate): slot.bank.gate for slot in self._slots.values() if slot.bank}.values():
+        gate.zero_()
+        if name is not None: gate[:, self._blocks[name]:self._blocks[name] + self._room[0]] = 1
+
+Adapters._settle, Adapters._open = _settle, _open
+
 # %% ../nbs/07e_store.ipynb #s033
 def prepare_for_compile(self: Adapters,
     rank: int,     # the highest that an adapter may have
@@ -283,26 +308,4 @@ def prepare_for_compile(self: Adapters,
     for name in self.on_device: self._settle(name)
     self.use(self.active)
 
-def _check_room(saved, rank, layers, where):
-    def refuse(what, do): raise AdapterError(f"cannot be used in a compiled model: {what}", where, do)
-    if saved.config.get("modules_to_save") or any(f.bias is not None or f.magnitude is not None for f in saved.factors.values()): refuse("it holds more than pairs of matrices", "use a store that is not prepared for compiling")
-    if saved.ranks[-1] > rank: refuse(f"its rank is {saved.ranks[-1]}, and there is room for {rank}", "call prepare_for_compile with a higher rank, before compiling")
-    other = next((layer for layer in saved.layers if layer not in layers), None)
-    if other: refuse(f"there is no room beside {other}", "name it in prepare_for_compile, before compiling")
-
-def _settle(self, name):
-    "Write an adapter into a free part of the room that is kept."
-    rank, layers = self._room
-    start = self._blocks[name] = min(set(range(0, (self.max_on_device + 1) * rank, rank)) - set(self._blocks.values()))
-    for layer in layers:
-        slot = self._slots[layer]
-        slot.bank.A[start:start + rank], slot.bank.B[start:start + rank] = 0, 0
-        if name in slot.updates: slot.bank.write(name, slot.updates[name], start)
-
-def _open(self, name):
-    "Let one adapter through the gates, or none."
-    for gate in {id(slot.bank.gate): slot.bank.gate for slot in self._slots.values() if slot.bank}.values():
-        gate.zero_()
-        if name is not None: gate[:, self._blocks[name]:self._blocks[name] + self._room[0]] = 1
-
-Adapters.prepare_for_compile, Adapters._settle, Adapters._open = prepare_for_compile, _settle, _open
+Adapters.prepare_for_compile = prepare_for_compile
