@@ -142,6 +142,7 @@ class AdapterCheck:
     def __repr__(self): return "\n".join(f"{name:8} {value}" for name, value in self._lines())
     def _repr_html_(self): return html_table(self._lines())
 
+# %% ../nbs/09_adapters.ipynb #a968
 def check_adapter(
     path,        # folder of an adapter
     base=None,   # name or folder of its base; the one it names if missing

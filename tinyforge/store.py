@@ -158,6 +158,9 @@ def holds(self: Adapters, path, name: str) -> bool:
     known, path = self.get(name) if isinstance(name, str) else None, as_folder(path)
     return known is not None and known.path == path.absolute() and path.is_dir() and known.stamp == stamp(path)
 
+Adapters.add, Adapters.load, Adapters.holds = add, load, holds
+
+# %% ../nbs/07e_store.ipynb #s046
 def use(self: Adapters,
     name: str|None,  # of an adapter, or None for the base
 ):
@@ -186,7 +189,7 @@ def close(self: Adapters):
     for slot in self._slots.values(): slot.remove()
     self._slots.clear()
 
-Adapters.add, Adapters.load, Adapters.holds, Adapters.use, Adapters.unload, Adapters.close = add, load, holds, use, unload, close
+Adapters.use, Adapters.unload, Adapters.close = use, unload, close
 
 # %% ../nbs/07e_store.ipynb #s027
 @contextmanager
