@@ -26,14 +26,12 @@ compile  torch.compile of a small model, then swaps between ranks and targets, t
 
 Seconds are medians. A ratio is the median of the ratios of the rounds, by wall time, in brackets by CPU seconds, which other processes disturb less.
 """
-import argparse, copy, ctypes, gc, itertools, json, platform, random, re, subprocess, sys, tempfile, time, warnings
-from datetime import date
-from importlib.metadata import version
+import argparse, copy, ctypes, gc, itertools, json, random, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 from statistics import median
 
 import psutil, torch
-from tinyforge import __version__
+from machine import machine
 from tinyforge.models import quiet
 from tinyforge.store import Adapters
 
@@ -424,12 +422,6 @@ def show(part, result):
         print(f"  {line['name']:110}{line['value']:10,.{0 if isinstance(line['value'], int) else 3 if line['value'] < 10 else 1}f}{spread}{goal}")
 
 
-def device_name():
-    "What the measurement ran on."
-    cpus = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    return torch.cuda.get_device_name() if CUDA else cpus[1] if cpus else platform.processor() or platform.machine()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -462,8 +454,7 @@ def main():
     if given.quick: return
     given.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(given, name) for name in ("layers", "hidden", "intermediate", "rounds", "rounds_apart", "loads", "swaps", "tokens", "prompts")}
-    given.out.write_text(json.dumps({"device": device_name(), "threads": given.threads, "date": date.today().isoformat(), "versions": {p: version(p) for p in ("torch", "transformers", "peft", "accelerate", "safetensors")} | {"tinyforge": __version__},
-        "settings": settings, "results": results}, indent=1) + "\n")
+    given.out.write_text(json.dumps({**machine(DEVICE, "accelerate", "safetensors"), "threads": given.threads, "settings": settings, "results": results}, indent=1) + "\n")
     print(f"\nwritten to {given.out}")
 
 

@@ -7,9 +7,9 @@
 """
 import argparse, json, subprocess, sys
 from dataclasses import asdict
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 WAYS = [dict(), dict(gradient_checkpointing=True), dict(targets="attention", lora_dropout=0.1), dict(adapter_dtype="bfloat16"), dict(path="plain"), dict(path="padded", padding=True),
         dict(labelled_fraction=0.25), dict(method="qlora"), dict(method="qlora", gradient_checkpointing=True), dict(method="full"), dict(method="full", optimizer="adamw_8bit"), dict(dtype="float32")]
@@ -30,12 +30,6 @@ def one(model, settings, device):
             "predicted_phase": guess.phase, "measured_phase": real.phase, "kinds": {"predicted": guess.kinds, "measured": real.kinds}, "device_overhead": real.overhead}
 
 
-def device_name(device):
-    "What the measurement ran on."
-    import platform, torch
-    return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -52,7 +46,7 @@ def main():
             rows.append(json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"model": model, "settings": settings, "error": (done.stderr.splitlines() or ["?"])[-1]})
             print(model, settings, rows[-1].get("error") or f"{rows[-1]['measured'] / 2 ** 30:.2f} GiB, predicted {rows[-1]['error_percent']:+.2f} %", flush=True)
     errors = [abs(row["error_percent"]) for row in rows if "measured" in row]
-    result = {"device": device_name(given.device), "date": date.today().isoformat(), "versions": {p: version(p) for p in ("torch", "transformers", "peft", "bitsandbytes")},
+    result = {**machine(given.device, "bitsandbytes"),
               "mean_error_percent": sum(errors) / len(errors) if errors else None, "largest_error_percent": max(errors, default=None), "rows": rows}
     out = Path(given.out or Path(__file__).with_name(f"memory_{'gpu' if given.device == 'cuda' else 'cpu'}.json"))
     out.write_text(json.dumps(result, indent=1) + "\n")

@@ -21,9 +21,7 @@ those of instruction data. On a GPU, in bfloat16 with random weights: Llama-3.2-
 Memory is the most that was held during the training above what was held when it began: resident memory on a CPU, torch.cuda.max_memory_allocated on a GPU.
 Other processes disturb CPU seconds less than wall seconds; one thread (--threads 1) is disturbed least.
 """
-import argparse, ctypes, functools, gc, itertools, json, platform, random, re, subprocess, sys, tempfile, threading, time
-from datetime import date
-from importlib.metadata import version
+import argparse, ctypes, functools, gc, itertools, json, random, re, subprocess, sys, tempfile, threading, time
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -33,7 +31,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.models.llama.modeling_llama import repeat_kv
 
-from tinyforge import __version__
+from machine import machine
 from tinyforge.base_model import dataset, load_base, load_tokenizer
 from tinyforge.batches import IGNORED
 from tinyforge.data import load_examples
@@ -229,12 +227,6 @@ def show(model, about):
         print(f"  {ratio['name']:42}{ratio['median']:6.2f}  ({min(ratio['each']):.2f} to {max(ratio['each']):.2f}){goal}")
 
 
-def device_name():
-    "What the measurement ran on."
-    cpus = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    return torch.cuda.get_device_name() if CUDA else cpus[1] if cpus else platform.processor() or platform.machine()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
@@ -262,7 +254,7 @@ def main():
     results = {model: summary(model, rows) for model in given.models}
     for model, about in results.items(): show(model, about)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"device": device_name(), "threads": given.threads, "date": date.today().isoformat(), "versions": {p: version(p) for p in ("torch", "transformers", "peft", "accelerate", "trl") if find_spec(p)} | {"tinyforge": __version__},
+    given.out.write_text(json.dumps({**machine("cuda" if CUDA else "cpu", "accelerate", "trl"), "threads": given.threads,
         "settings": {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "seed": SEED, "max_length": MAX_LENGTH, "uncounted_steps": UNCOUNTED, "layers_of_wide": given.layers, "rounds": given.rounds,
                      "steps": {model: given.steps or MODELS[model] for model in given.models}}, "results": results, "rows": rows}, indent=1) + "\n")
     print(f"\nwritten to {given.out}")
