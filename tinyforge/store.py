@@ -7,6 +7,7 @@ __all__ = ['Entry', 'stamp', 'key_of', 'same_model', 'check_base', 'Adapters', '
            'disable', 'rows', 'megabytes', 'describe', 'AdapterTable', 'list_', 'prepare_for_compile']
 
 # %% ../nbs/07e_store.ipynb #s004
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ from torch import nn
 
 from .errors import AdapterError, ConfigError
 from .runs import PROVENANCE
-from .saved import Factors, SavedAdapter, as_folder, check_fit, layer_shape, read_adapter, whole_modules
+from .saved import Factors, SavedAdapter, as_folder, check_fit, check_tensors, layer_shape, read_adapter, whole_modules
 from .targets import html_table
-from .updates import Bank, Module, Slot, Switch, Update, each_row
+from .updates import Bank, Module, Slot, Switch, Update, each_row, takes_one
 
 # %% ../nbs/07e_store.ipynb #s015
 @dataclass
@@ -54,7 +55,7 @@ def check_base(saved, base, path):
 
 # %% ../nbs/07e_store.ipynb #s017
 class Adapters(Mapping):
-    "The adapters on one loaded base, by name; one of them answers, or none."
+    "The adapters on one loaded base, by name; one of them answers, or none. What changes that waits for a batch of another thread."
     def __init__(self,
         model,                   # the base, loaded
         max_on_device: int=8,    # adapters; the others wait on the CPU
@@ -62,7 +63,7 @@ class Adapters(Mapping):
         if not (isinstance(max_on_device, int) and max_on_device > 0): raise ConfigError(f"max_on_device is {max_on_device!r}", "Adapters", "give a whole number from 1")
         self.model, self.max_on_device, self.switch, self.merged = model, max_on_device, Switch(), None  # merged: set by chapter 09c
         for layer in model.modules(): self._check_free(layer)
-        self.base = getattr(model, "name_or_path", "") or type(model).__name__
+        self.base, self.lock = getattr(model, "name_or_path", "") or type(model).__name__, threading.RLock()
         self._entries, self._slots, self._on_device, self._room = {}, {}, OrderedDict(), None  # _on_device: the one used last comes last
 
     def __getitem__(self, name): return self._entries[name]
@@ -76,10 +77,13 @@ class Adapters(Mapping):
 
     def _check_free(self, layer):
         if hasattr(layer, "base_layer"): raise AdapterError("the model carries layers of PEFT", "Adapters", "pass the base, as peft_model.unload() gives it back")
-        if any(isinstance(hook, Slot) and hook.switch is not self.switch for hook in layer._forward_hooks.values()): raise AdapterError("another store has its adapters on this model", "Adapters", "close that one first, or use it")
+        if any(isinstance(hook, Slot) and hook.handle and hook.switch is not self.switch for hook in layer._forward_hooks.values()): raise AdapterError("another store has its adapters on this model", "Adapters", "close that one first, or use it")
 
     def _check_unmerged(self, verb):
         if self.merged: raise AdapterError(f"{self.merged.name} is merged into the weights", verb, "unmerge it first: the weights are not the base's")
+
+    def _check_rows(self, verb):
+        if self.switch.rows is not None: raise AdapterError("a batch is under way in which each row has its own adapter", verb, "wait until it is done")
 
     def _known(self, name):
         if not (isinstance(name, str) and name in self): raise AdapterError(f"no adapter is loaded as {name!r}", do=f"load it first; there are {', '.join(self) or 'none yet'}")
@@ -101,17 +105,25 @@ def _place(self, name):
         if root: whole.setdefault(root, {})[tensor.removeprefix(root + ".")] = saved.modules[tensor]
     try:
         for layer, factors in saved.factors.items(): slot(layer).updates[name] = Update(factors, layers[layer])
-        for root, weights in whole.items(): slot(root).whole[name] = Module(layers[root], weights)
+        for root, weights in whole.items(): slot(root).put_whole(name, Module(layers[root], weights))
+        if self._room: self._settle(name)
     except BaseException:  # no room on the device, or Ctrl-C
         self._displace(name)
         raise
     self._on_device[name] = True
-    if self._room: self._settle(name)
-    self._trim({self.active, name})
+    self._trim(name)
 
-def _trim(self, kept):  # the rows of a batch under way stay too
-    kept |= set(self.switch.rows.names if self.switch.rows else ())
+def _needed(self): return [self.active] if self.switch.rows is None else self.switch.rows.names
+
+def _trim(self, *kept):
+    kept = {*kept, *self._needed()}
     for old in [n for n in self._on_device if n not in kept][:max(0, len(self._on_device) - self.max_on_device)]: self._displace(old)
+
+def _restore(self):
+    "Bring back what answers from now on, and take off the device what is too much."
+    for name in dict.fromkeys(self._needed()):
+        if name is not None: self._place(self._known(name))
+    self._trim()
 
 def _displace(self, name):
     self._on_device.pop(name, None)
@@ -124,7 +136,7 @@ def _displace(self, name):
             slot.remove()
             del self._slots[layer]
 
-Adapters._place, Adapters._trim, Adapters._displace = _place, _trim, _displace
+Adapters._place, Adapters._needed, Adapters._trim, Adapters._restore, Adapters._displace = _place, _needed, _trim, _restore, _displace
 
 # %% ../nbs/07e_store.ipynb #s020
 def add(self: Adapters,
@@ -135,14 +147,16 @@ def add(self: Adapters,
     "Take an adapter into the store, in place of one of the same name; an AdapterError if it does not fit the base."
     where = str(path or name)
     if not (isinstance(name, str) and name): raise AdapterError(f"the name {name!r} is not a string", where, "pass a string")
-    self._check_unmerged("add")
-    check_base(saved, self.base, where)
-    check_fit(saved, self.model, where)
-    if self._room: _check_room(saved, *self._room, where)
-    again = self.active == name
-    if name in self: self.unload(name)
-    self._entries[name] = Entry(saved, None if path is None else as_folder(path).absolute(), None if path is None else stamp(path))
-    if again: self.use(name)
+    if path is None: check_tensors(saved, where)  # files were looked at when they were read
+    with self.lock:
+        self._check_unmerged("add")
+        check_base(saved, self.base, where)
+        check_fit(saved, self.model, where)
+        if self._room: _check_room(saved, *self._room, where)
+        again = self.active == name
+        if name in self: self.unload(name)
+        self._entries[name] = Entry(saved, None if path is None else as_folder(path).absolute(), None if path is None else stamp(path))
+        if again: self.use(name)
     return name
 
 def load(self: Adapters,
@@ -165,29 +179,35 @@ def use(self: Adapters,
     name: str|None,  # of an adapter, or None for the base
 ):
     "Make an adapter the one that answers."
-    if self.merged and name == self.merged.name: return  # it answers already
-    self._check_unmerged("use")
-    if name is not None: self._place(self._known(name))
-    self.switch.active = name
-    if self._room: self._open(name)
-    self._trim({name})
+    with self.lock:
+        if self.merged and name == self.merged.name: return  # it answers already
+        self._check_unmerged("use")
+        self._check_rows("use")
+        if name is not None: self._place(self._known(name))
+        self.switch.active = name
+        if self._room: self._open(name)
+        self._trim()
 
 def unload(self: Adapters, name: str):
     "Let an adapter go; if it was the one that answers, the base does."
-    self._known(name)
-    if self.merged and name == self.merged.name: self._check_unmerged("unload")
-    if self.active == name: self.use(None)
-    self._displace(name)
-    del self._entries[name]
+    with self.lock:
+        self._known(name)
+        if self.merged and name == self.merged.name: self._check_unmerged("unload")
+        if self.switch.rows is not None and name in self.switch.rows.names: self._check_rows("unload")
+        if self.active == name: self.use(None)
+        self._displace(name)
+        del self._entries[name]
 
 def close(self: Adapters):
     "Take every adapter off the base, which is then what it was before the store."
-    if self.merged: self.merged.put_back()
-    self._room = self.merged = None
-    for slot in self._slots.values(): slot.bank = None
-    for name in list(self): self.unload(name)
-    for slot in self._slots.values(): slot.remove()
-    self._slots.clear()
+    with self.lock:
+        self._check_rows("close")
+        if self.merged: self.merged.put_back()
+        self._room = self.merged = None
+        for slot in self._slots.values(): slot.bank = None
+        for name in list(self): self.unload(name)
+        for slot in self._slots.values(): slot.remove()
+        self._slots.clear()
 
 Adapters.use, Adapters.unload, Adapters.close = use, unload, close
 
@@ -195,26 +215,41 @@ Adapters.use, Adapters.unload, Adapters.close = use, unload, close
 @contextmanager
 def disable(self: Adapters):
     "While it lasts, the base answers."
-    before = self.active
-    self.use(None)
-    try: yield
-    finally: self.use(before if before in self else None)
+    with self.lock:
+        self._check_unmerged("disable")
+        before, rows, self.switch.rows = self.active, self.switch.rows, None
+        try:
+            self.use(None)
+            yield
+        finally:
+            self.use(before if before in self else None)
+            self.switch.rows = rows
+            self._restore()
 
 @contextmanager
 def rows(self: Adapters,
     names,  # one a row; None for the base
 ):
     "While it lasts, each row of a batch has its own adapter; the rows of one adapter should stand together."
+    if not (isinstance(names, (list, tuple)) and names): raise AdapterError(f"rows is {names!r}"[:200], "rows", "pass a list with a name for each row, None for the base")
+    with self.lock:
+        self._check_rows_fit(wanted := list(dict.fromkeys(self._known(name) for name in names if name is not None)))
+        try:
+            with each_row(self.switch, names):
+                for name in wanted: self._place(name)
+                yield
+        finally: self._restore()
+
+def _check_rows_fit(self, wanted):
     self._check_unmerged("rows")
-    wanted = [self._known(name) for name in dict.fromkeys(names) if name is not None]
     if len(wanted) > self.max_on_device: raise AdapterError(f"{len(wanted)} adapters are asked for at once, and max_on_device is {self.max_on_device}", do="give the store a larger max_on_device, or ask for fewer at a time")
     expert = next((layer for name in wanted for layer in self[name].saved.layers if ".experts." in layer), None)
     if expert: raise AdapterError(f"{expert} sees the tokens of all rows mixed", do="ask one adapter at a time on this model")
-    with each_row(self.switch, names):
-        for name in wanted: self._place(name)
-        yield
+    layers = dict(self.model.named_modules())
+    other = next((root for name in wanted for root in whole_modules(self[name].saved.config, layers) if not takes_one(layers[root])), None)
+    if other: raise AdapterError(f"{other} was trained whole, and cannot run for single rows: it takes more than one thing", do="ask one adapter at a time")
 
-Adapters.disable, Adapters.rows = disable, rows
+Adapters.disable, Adapters.rows, Adapters._check_rows_fit = disable, rows, _check_rows_fit
 
 # %% ../nbs/07e_store.ipynb #s030
 def megabytes(n): return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
@@ -296,6 +331,7 @@ def prepare_for_compile(self: Adapters,
     "Keep room for `max_on_device` adapters beside each layer, so that neither a swap nor a load changes what torch.compile looks at."
     if not (isinstance(rank, int) and rank > 0): raise ConfigError(f"the rank is {rank!r}", "prepare_for_compile", "give a whole number from 1")
     self._check_unmerged("prepare_for_compile")
+    self._check_rows("prepare_for_compile")
     places = dict(self.model.named_modules())
     wanted = sorted(layers or {layer for entry in self.values() for layer in entry.saved.layers})
     unknown = [n for n in wanted if n not in places or not layer_shape(places[n])]
