@@ -6,7 +6,7 @@
 __all__ = ['AnsweringModel', 'position_limit', 'end_tokens', 'generate', 'stream', 'predict', 'exact_match']
 
 # %% ../nbs/07g_answers.ipynb #a704
-import itertools, threading
+import copy, itertools, threading
 from contextlib import nullcontext
 
 import torch
@@ -59,11 +59,12 @@ def _batch(self, ids):
     def padded(row, value): return row + [value] * (width - len(row)) if self.task == SEQ2SEQ else [value] * (width - len(row)) + row
     return {"input_ids": torch.tensor([padded(row, fill) for row in ids], device=self.base.device), "attention_mask": torch.tensor([padded([1] * len(row), 0) for row in ids], device=self.base.device), "pad_token_id": fill}
 
-def _answer(self, ids, kind, options):
+def _answer(self, ids, voice, options):
     "The answers to prompts of token ids, as one batch."
+    kind, tokenizer = voice
     batch, limit = self._batch(ids), position_limit(self.base.config)
     if limit and isinstance(options["max_new_tokens"], int): options = {**options, "max_new_tokens": min(options["max_new_tokens"], max(1, limit - (1 if self.task == SEQ2SEQ else batch["input_ids"].shape[1])))}
-    try: out = self.model.generate(**{"do_sample": False, "eos_token_id": end_tokens(self.base, self.tokenizer, self.task, kind), **batch, **options})
+    try: out = self.model.generate(**{"do_sample": False, "eos_token_id": end_tokens(self.base, tokenizer, self.task, kind), **batch, **options})
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as e: raise ConfigError(str(e).splitlines()[0], "generate", "see transformers.GenerationConfig for what there is") from e
     return self.tokenizer.batch_decode(out[:, 0 if self.task == SEQ2SEQ else batch["input_ids"].shape[1]:], skip_special_tokens=True)
 
@@ -71,7 +72,7 @@ AnsweringModel._batch, AnsweringModel._answer = _batch, _answer
 
 # %% ../nbs/07g_answers.ipynb #d041
 def _prompt_ids(self, prompts, options, sorts=False, adapters=None):
-    "The token ids of prompts, the kind of text each is, and who answers it; an error before the model is asked."
+    "The token ids of prompts, the kind of text and the tokenizer of each, and who answers it; an error before the model is asked."
     if not isinstance(prompts, (list, tuple)): raise DataError(f"is a {type(prompts).__name__}", "prompts", "pass a string, or a list of them")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str): raise DataError(f"is {'None' if prompt is None else 'a ' + type(prompt).__name__}, not a string", f"prompt {i + 1} of {len(prompts)}", "pass a string, or a list of them")
@@ -82,14 +83,24 @@ def _prompt_ids(self, prompts, options, sorts=False, adapters=None):
     if (self.task == CLASSIFICATION) != sorts: raise ConfigError(f"{self.model_name} {'writes and does not sort texts' if sorts else 'sorts texts and does not write'}", "predict" if sorts else "generate", f"call {'generate' if sorts else 'predict'}")
     if self.base is None: self._load_base()
     names = self._each(adapters, len(prompts))
-    kinds = [self.adapters[name].kind if name else self.base_kind for name in names]
-    ids = [encode_prompt(p, self.tokenizer, kind) if self.task == CAUSAL else self.tokenizer(p)["input_ids"] for p, kind in zip(prompts, kinds)]
+    by_name = {name: self._voice(name) for name in dict.fromkeys(names)}
+    voices = [by_name[name] for name in names]
+    ids = [encode_prompt(p, tokenizer, kind) if self.task == CAUSAL else tokenizer(p)["input_ids"] for p, (kind, tokenizer) in zip(prompts, voices)]
     limit = position_limit(self.base.config) or max(map(len, ids), default=0) + 1
     for i, row in enumerate(ids):
         if not row: raise DataError("has no tokens", f"prompt {i + 1} of {len(ids)}", "write something")
         if len(row) >= limit + (self.task != CAUSAL): raise DataError(f"has {len(row)} tokens, and the model takes {limit}{' with the answer' if self.task == CAUSAL else ''}", f"prompt {i + 1} of {len(ids)}", "shorten it")
     self.model.eval()
-    return ids, kinds, names
+    return ids, voices, names
+
+def _voice(self, name):
+    "The kind of text and the tokenizer for an adapter: the base's, unless a chat template of its own lies beside it."
+    if name is None: return self.base_kind, self.tokenizer
+    saved = self.adapters[name].saved
+    if self.task != CAUSAL or saved.template in (None, self.tokenizer.chat_template): return saved.kind, self.tokenizer
+    own = copy.copy(self.tokenizer)
+    own.chat_template = saved.template
+    return saved.kind, own
 
 def _each(self, adapters, n):
     "Who answers each of n prompts: a name, or None for the base."
@@ -97,11 +108,11 @@ def _each(self, adapters, n):
     if not isinstance(adapters, (list, tuple)) or len(adapters) != n: raise ConfigError(f"adapters is {adapters!r} for {n} prompts", "generate", "pass a list with a name for each prompt, None for the base")
     return [self._key(name) for name in adapters]
 
-AnsweringModel._prompt_ids, AnsweringModel._each = _prompt_ids, _each
+AnsweringModel._prompt_ids, AnsweringModel._voice, AnsweringModel._each = _prompt_ids, _voice, _each
 
 # %% ../nbs/07g_answers.ipynb #d143
 def _batches(ids, kinds, names, size, room):
-    "Numbers of prompts, batch by batch: of one kind, of similar length, with at most `room` adapters, the rows of one adapter together."
+    "Numbers of prompts, batch by batch: of one kind (and template), of similar length, with at most `room` adapters, the rows of one adapter together."
     turn = {name: i for i, name in enumerate(dict.fromkeys(n for n in names if n is not None))} | {None: 0}
     group = lambda i: (kinds[i], turn[names[i]] // room)
     order = sorted(range(len(ids)), key=lambda i: (group(i), len(ids[i])))
@@ -120,12 +131,12 @@ def generate(self: AnsweringModel,
     "Answer with the active adapter, with the base if there is none, or each prompt with its own."
     if isinstance(prompts, str): return self.generate([prompts], max_new_tokens, batch_size, adapters, **options)[0]
     _check_batch_size(batch_size)
-    ids, kinds, names = self._prompt_ids(prompts, options, adapters=adapters)
-    answers = [None] * len(ids)
-    with quiet():
-        for part in _batches(ids, kinds, names, batch_size, self.adapters.max_on_device):
+    with self.lock, quiet():
+        ids, voices, names = self._prompt_ids(prompts, options, adapters=adapters)
+        answers = [None] * len(ids)
+        for part in _batches(ids, [(kind, tokenizer.chat_template or "") for kind, tokenizer in voices], names, batch_size, self.adapters.max_on_device):
             with nullcontext() if adapters is None else self.adapters.rows([names[i] for i in part]):
-                for i, answer in zip(part, self._answer([ids[i] for i in part], kinds[part[0]], {"max_new_tokens": max_new_tokens, **options})): answers[i] = answer
+                for i, answer in zip(part, self._answer([ids[i] for i in part], voices[part[0]], {"max_new_tokens": max_new_tokens, **options})): answers[i] = answer
     return answers
 
 def _check_batch_size(n, call="generate"):
@@ -141,27 +152,34 @@ def stream(self: AnsweringModel,
 ):                            # strings, one after the other
     "The answer to one prompt, piece by piece while it is written."
     from transformers import TextIteratorStreamer
-    ids, (kind,), _ = self._prompt_ids([prompt], options)
+    with self.lock: (ids, (voice,), _), asked = self._prompt_ids([prompt], options), self.active
     mine = [*options.pop("stopping_criteria", ())]
-    asked, streamer, left, failed = self.active, TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True), threading.Event(), []
-    def write():
-        try:
-            with torch.no_grad(), quiet(): self._answer(ids, kind, {"max_new_tokens": max_new_tokens, **options, "streamer": streamer, "stopping_criteria": [*mine, lambda *args, **kw: torch.full((1,), left.is_set(), device=self.base.device)]})
-        except BaseException as e: failed.append(e)
-        finally: streamer.end()
+    streamer, left, failed = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True), threading.Event(), []
     def same():
         if self.active != asked: raise AdapterError(f"the active adapter was {asked} when the prompt came, and is {self.active} now", do="ask again")
+    def write(lock):
+        try:
+            with lock, torch.no_grad(), quiet():
+                same()
+                self._answer(ids, voice, {"max_new_tokens": max_new_tokens, **options, "streamer": streamer, "stopping_criteria": [*mine, lambda *args, **kw: torch.full((1,), left.is_set(), device=self.base.device)]})
+                same()
+        except BaseException as e: failed.append(e)
+        finally: streamer.end()
     def pieces():
-        same()
-        writer = threading.Thread(target=write, daemon=True)
+        writer = threading.Thread(target=write, args=(nullcontext() if _is_ours(self.lock) else self.lock,), daemon=True)
         writer.start()
         try: yield from (piece for piece in streamer if piece)
         finally:
             left.set()
             writer.join()
-        same()
         if failed: raise failed[0]
     return pieces()
+
+def _is_ours(lock):
+    "Whether this thread holds a lock: inside `disable`, say, the writer must not wait for whoever reads."
+    try: threading.Condition(lock).notify()
+    except RuntimeError: return False
+    return True
 
 AnsweringModel.stream = stream
 
@@ -175,13 +193,14 @@ def predict(self: AnsweringModel,
     "The classes of texts, by the active adapter."
     if isinstance(texts, str): return self.predict([texts], probabilities, batch_size)[0]
     _check_batch_size(batch_size, "predict")
-    ids, _, _ = self._prompt_ids(texts, {}, sorts=True)
-    fill, found = self.tokenizer.pad_token_id or 0, []
-    for start in range(0, len(ids), batch_size):
-        batch = pad_texts([Example(row, [IGNORED, 0], 0) for row in ids[start:start + batch_size]], fill)
-        del batch["labels"]
-        shares = self.model(**on_device(batch, self.base.device)).logits.float().softmax(-1)
-        found += [dict(zip(self.classes, row)) for row in shares.tolist()]
+    with self.lock:
+        ids, _, _ = self._prompt_ids(texts, {}, sorts=True)
+        fill, found = self.tokenizer.pad_token_id or 0, []
+        for start in range(0, len(ids), batch_size):
+            batch = pad_texts([Example(row, [IGNORED, 0], 0) for row in ids[start:start + batch_size]], fill)
+            del batch["labels"]
+            shares = self.model(**on_device(batch, self.base.device)).logits.float().softmax(-1)
+            found += [dict(zip(self.classes, row)) for row in shares.tolist()]
     return found if probabilities else [max(row, key=row.get) for row in found]
 
 AnsweringModel.predict = predict

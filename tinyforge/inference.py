@@ -6,7 +6,7 @@
 __all__ = ['AdaptedModel', 'load_lora']
 
 # %% ../nbs/07f_inference.ipynb #d004
-import json, os
+import json, os, threading
 from functools import cached_property
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class AdaptedModel:
         load_in_4bit: bool=False,  # the base in NF4, chapter 04
     ):
         self.model_name, self.lora_path, self.load_in_4bit, self.tokenizer = str(model_name), lora_path, load_in_4bit, None
+        self.lock = threading.RLock()  # one batch, swap or training at a time, whatever threads ask; the store's too
         self._drop_base()
 
     def _drop_base(self):
@@ -45,12 +46,18 @@ class AdaptedModel:
         self.base_kind, self.base_was_tuned, self.classes = "chat", False, ()  # tuned: in full, so that no adapter belongs on it
 
     def _load_base(self, classes=()):
-        if self.base_was_tuned or classes and tuple(classes) != self.classes: self._drop_base()  # a head for other classes is another model
+        if self.base_was_tuned or classes and tuple(classes) != self.classes:  # a head for other classes is another model
+            if self._store: print(f"{', '.join(self._store)}: let go, since other classes need a head of their own; make an AdaptedModel for each")
+            self._drop_base()
         if self.base is not None: return
         self._load_tokenizer()
         self.classes = tuple(classes) or self._own_classes()
-        self.base = load_base(self.model_name, load_in_4bit=self.load_in_4bit, classes=self.classes).requires_grad_(False)
-        self.base_parameters, self._store, self.base_kind = count_parameters(self.base).total, Adapters(self.base), _kind_noted(self.model_name)
+        self._take_base(load_base(self.model_name, load_in_4bit=self.load_in_4bit, classes=self.classes).requires_grad_(False))
+        self.base_parameters, self.base_kind = count_parameters(self.base).total, _kind_noted(self.model_name)
+
+    def _take_base(self, base):
+        self.base, self._store = base, Adapters(base)
+        self._store.lock = self.lock
 
     def _own_classes(self):
         config = model_config(self.model_name)
@@ -104,17 +111,18 @@ def load_lora(self: AdaptedModel,
     path = as_folder(path)
     if not (name is None or isinstance(name, str) and name): raise AdapterError(f"the name {name!r} is not a string", str(path), "pass a string, or none")
     key = name or key_of(path)
-    if self._store is None or not self._store.holds(path, key):
-        saved = read_adapter(path)
-        check_base(saved, self.model_name, path)
-        before = {k: v for k, v in vars(self).items() if k in ("base", "_store", "base_kind", "base_was_tuned", "classes", "base_parameters")}
-        try:
-            self._load_base(saved.classes)
-            self._store.add(saved, key, path)
-        except BaseException:  # Ctrl-C too
-            vars(self).update(before)
-            raise
-        if before["base_was_tuned"]: print("the base that was trained in full is let go: adapters belong on the one they were trained on")
-    self._store.use(key)
+    with self.lock:
+        if self._store is None or not self._store.holds(path, key):
+            saved = read_adapter(path)
+            check_base(saved, self.model_name, path)
+            before = {k: v for k, v in vars(self).items() if k in ("base", "_store", "base_kind", "base_was_tuned", "classes", "base_parameters")}
+            try:
+                self._load_base(saved.classes)
+                self._store.add(saved, key, path)
+            except BaseException:  # Ctrl-C too
+                vars(self).update(before)
+                raise
+            if before["base_was_tuned"]: print("the base that was trained in full is let go: adapters belong on the one they were trained on")
+        self._store.use(key)
 
 AdaptedModel.load_lora = load_lora

@@ -30,7 +30,7 @@ from .models import quiet
 from .room import check_room
 from .runs import PROVENANCE, TrainingConfig, TrainResult, check_output, mend, written_whole
 from .saved import as_folder, read_adapter, write_files
-from .store import Adapters, check_base, key_of, stamp
+from .store import check_base, key_of, stamp
 from .tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ, class_names, padder, row_encoder
 from .watch import NotFiniteError, check_moved
 from .wrap import ADAPTER, trained_adapter, unwrap, wrap
@@ -101,10 +101,11 @@ def train(self: RealTrainer,
     _check_task(self.task, c)
     check_output(c.output_dir, c.use_lora, c.model_name)
     checkpoints, main = Checkpoints(c.output_dir), os.environ.get("RANK", "0") == "0"  # one of several processes
-    with checkpoints.only_one() if main else nullcontext():
+    with self.lock, checkpoints.only_one() if main else nullcontext():
         saved = read_adapter(c.lora_path) if c.lora_path else None
         if saved: check_base(saved, self.model_name, c.lora_path)
         examples, held_out = self._examples(data, saved)
+        if saved and self.task == CAUSAL and saved.template not in (None, self.tokenizer.chat_template): print(f"{c.lora_path} has a chat template of its own; it is trained on with that of {self.model_name}")
         run, place = checkpoints.begin(resume, _made_of(c, examples, held_out))
         if resume and place is None:
             mend(c.output_dir)
@@ -164,12 +165,13 @@ def _train(self, saved, examples, held_out, run, place, checkpoints, show):
     with tempfile.TemporaryDirectory() as scratch:
         training_arguments(c, scratch, len(examples))  # before the model is loaded
         if self.task == CAUSAL: check_room(c if saved is None else replace(c, lora_path=None, lora_r=saved.config["r"], lora_target_modules=saved.layers), examples, sum(p.nbytes for p in self.base.parameters()) if self.base is not None else 0)
-        self._load_base(examples.classes)
-        _check_length([*examples, *(held_out or ())], self.base.config)
-        check_checkpointing(self.base, c)
-        before, name, settings = (self.active, self.classes, dict(self._store.items())), ADAPTER if c.use_lora else None, {}
+        before = self.active, self.classes, dict(self._store or {})
+        if self._store is not None: self._store.lift()  # what is trained is the base
+        name, settings = ADAPTER if c.use_lora else None, {}
         try:
-            self._store.use(None)  # what is trained is the base
+            self._load_base(examples.classes)
+            _check_length([*examples, *(held_out or ())], self.base.config)
+            check_checkpointing(self.base, c)
             if c.use_lora: self.peft_model, settings = wrap(self.base, c, self.task, saved)
             else: self._unfreeze()
             if saved: print(f"goes on from {c.lora_path}: rank {settings['lora_r']}, alpha {settings['lora_alpha']}, {len(saved.layers)} layers")
@@ -201,10 +203,11 @@ def _unfreeze(self):
 def _undo(self, active, classes, entries):
     "Leave the trainer as it was before a training that failed."
     if self.peft_model is not None: self.base, self.peft_model = unwrap(self.peft_model), None
-    else:  # the base was trained, or its layers were being replaced
+    if self.base is None or self.base_was_tuned or self.classes != classes or any(hasattr(layer, "base_layer") for layer in self.base.modules()):  # it is not the same any more
         self._drop_base()
-        if entries: self._load_base(classes)
-        for name, entry in entries.items(): self._store.add(entry.saved, name, entry.path)
+        if entries:
+            self._load_base(classes)
+            self._store._entries.update(entries)
     if self._store is not None: self._store.use(active)
 
 def _probe(self, examples):
@@ -276,8 +279,8 @@ def _done(self, made_of):
     else:
         self._drop_base()
         self.classes = tuple(origin.get("classes", ()))
-        self.base, self.base_kind, self.base_was_tuned = load_base(c.output_dir, classes=self.classes), origin["kind"], True
-        self._store = Adapters(self.base)
+        self._take_base(load_base(c.output_dir, classes=self.classes))
+        self.base_kind, self.base_was_tuned = origin["kind"], True
     print(f"this run is complete: its result is in {c.output_dir}")
     known = {**origin["result"], "output_dir": c.output_dir}
     return TrainResult(**{k: [tuple(pair) for pair in v] if k in ("losses", "evaluations") else v for k, v in known.items()})
