@@ -68,7 +68,7 @@ class SavedAdapter:
     config: dict                      # adapter_config.json
     tensors: dict[str, torch.Tensor]  # name -> matrix
     origin: dict = field(default_factory=dict)  # tinyforge.json; empty if another tool wrote the adapter
-    template: str|None = None         # chat template in its folder, if there is one
+    template: str|None = field(default=None, kw_only=True)  # chat template in its folder, if there is one
 
     @cached_property
     def factors(self) -> dict[str, Factors]:  # layer -> its update
@@ -221,7 +221,7 @@ def read_adapter(
     _check_config(config, str(path))
     origin = _read_object(path/PROVENANCE) if (path/PROVENANCE).exists() else {}
     _check_origin(origin, str(path))
-    saved = SavedAdapter(config, _read_tensors(path), origin, _read_template(path))
+    saved = SavedAdapter(config, _read_tensors(path), origin, template=_read_template(path))
     check_tensors(saved, str(path))
     return saved
 
