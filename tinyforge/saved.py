@@ -156,7 +156,7 @@ def _check_config(config, path):
             except re.error as e: refuse(f"has an entry in {name} that is no pattern: {end!r}, {e}", _AGAIN)
     for name, ok in _TYPES.items():
         if config.get(name) is not None and not ok(config[name]): refuse(f"has the {name} {str(config[name])[:60]!r}", _AGAIN)
-    unknown = sorted(k for k, v in config.items() if v and k not in _UNDERSTOOD)
+    unknown = sorted(k for k, v in config.items() if (v or k.endswith("_config") and v is not None) and k not in _UNDERSTOOD)  # an empty one asks for all its defaults
     if unknown: refuse(f"asks for {unknown[0]}, which is more than a pair of matrices beside a layer", "load it with PEFT itself")
     if config.get("bias", "none") != "none": refuse(f"has bias {config['bias']!r}: biases of the base were trained, and would have to be exchanged with it", "load it with PEFT itself, or train with bias 'none'")
     start = config.get("init_lora_weights")
