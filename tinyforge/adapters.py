@@ -7,14 +7,16 @@ __all__ = ['AdapterFolder', 'adapter_path', 'list_adapters', 'AdapterDetails', '
            'note_score', 'Adapters', 'SavedAdapter', 'read_adapter', 'write_adapter']
 
 # %% ../nbs/09_adapters.ipynb #a904
-import difflib, json, re
+import difflib, json, math, os, re
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from .answers import position_limit
 from .base_model import load_base, load_tokenizer
-from .errors import AdapterError, ModelError
+from .errors import AdapterError, ConfigError, ModelError, TinyforgeError
 from .models import model_location, quiet
 from .runs import PROVENANCE
 from .saved import SavedAdapter, as_folder, read_adapter, write_adapter
@@ -25,7 +27,9 @@ from .targets import html_table
 _all_ = ["Adapters", "SavedAdapter", "read_adapter", "write_adapter"]  # this chapter's subject, made in chapters 07c to 07e
 
 # %% ../nbs/09_adapters.ipynb #a930
-def _weight_bytes(path): return sum(f.stat().st_size for f in Path(path).iterdir() if f.suffix in (".safetensors", ".bin") and f.stem.split("-")[0] in ("adapter_model", "model", "pytorch_model"))
+def _weight_bytes(path):
+    try: return sum(f.stat().st_size for f in Path(path).iterdir() if f.suffix in (".safetensors", ".bin") and f.stem.split("-")[0] in ("adapter_model", "model", "pytorch_model") and f.is_file())
+    except OSError: return 0  # a folder that may not be read
 
 @dataclass
 class AdapterFolder:
@@ -57,22 +61,54 @@ def adapter_path(
 ) -> Path:
     "The folder of an adapter by its name; an AdapterError for a name that leads elsewhere."
     root, known = as_folder(folder), _found(as_folder(folder))
-    if name in known and known[name].resolve().is_relative_to(root.resolve()): return known[name]
-    if not isinstance(name, str) or name in known or (root/name).resolve() != root.resolve()/name or "/" in name or "\\" in name:
+    if not isinstance(name, str) or "\0" in name: raise AdapterError(f"{name!r} is no name", str(root), "give the name of an adapter in it, as a string")
+    if name in known and _stays(known[name], root): return known[name]
+    if name in known or "/" in name or "\\" in name or not _stays(root/name, root, directly=True):
         raise AdapterError(f"{name!r} leads out of the folder", str(root), "give the name of an adapter in it")
     near = difflib.get_close_matches(name, known, 1) or sorted(known)
     raise AdapterError(f"holds no adapter called {name!r}", str(root), f"there {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else "train one, or name another folder")
 
+def _stays(place, root, directly=False):
+    "Whether a folder and the files in it lie within another, links followed."
+    root = root.resolve()
+    try:
+        if directly: return place.resolve() == root/place.name
+        return all(p.resolve().is_relative_to(root) for p in (place, *place.iterdir()))
+    except (OSError, RuntimeError): return False  # it may not be read, or its links go round in a circle
+
+def _holds_adapter(place):
+    try: return any(f.name.startswith("adapter_") and f.is_file() for f in place.iterdir())
+    except OSError: return place.is_dir()  # it may not be read: nobody knows
+
 def _found(root):
-    if not root.is_dir(): raise AdapterError("there is no such folder", str(root), "name a folder that holds adapters")
-    files = [f for pattern in ("adapter_*", "lora_adapters/*/adapter_*", "*/adapter_*") for f in sorted(root.glob(pattern)) if f.is_file()]
-    return {f.parent.resolve().name if f.parent == root else f.parent.name: f.parent for f in files if not f.parent.name.startswith(".")}
+    "The adapters in a folder, by name; where two are called the same, the second has its way from here as name."
+    def refuse(what): raise AdapterError(what, str(root), "name a folder that holds adapters")
+    try:
+        if not root.is_dir(): refuse("is a file, not a folder" if root.exists() else "there is no such folder")
+        inside = [place for parent in (root, root/"lora_adapters") if parent.is_dir() for place in sorted(parent.iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    except (OSError, ValueError) as e: refuse(f"cannot be read: {getattr(e, 'strerror', None) or e}")
+    found = {}
+    for place in (*inside, root):
+        name = (place.resolve() if place == root else place).name
+        if _holds_adapter(place): found[place.relative_to(root).as_posix() if name in found else name] = place
+    return found
 
 def _base_bytes(root, name):
     places = [root/"base_model"] if Path(name).name == "base_model" else []  # wherever the whole folder went
     try: places.append(Path(model_location(name)))
     except (ModelError, OSError, TypeError): pass
     return next((size for place in places if place.is_dir() and (place/"config.json").is_file() and (size := _weight_bytes(place))), None)
+
+# %% ../nbs/09_adapters.ipynb #a971
+@contextmanager
+def _any_fault(path):
+    "Make an AdapterError of whatever goes wrong while the files of an adapter are read."
+    try: yield
+    except TinyforgeError: raise
+    except OSError as e: raise AdapterError(f"its files cannot be read: {e.strerror or e}", str(path), "see to it that they may be read") from e
+    except Exception as e: raise AdapterError(f"its files cannot be understood: {type(e).__name__}: {(str(e).splitlines() or [''])[0]}", str(path), "save or copy it again") from e
+
+def _printable(name): return name if name.isprintable() else name.encode("unicode_escape").decode()  # a name can hold a line break
 
 # %% ../nbs/09_adapters.ipynb #a931
 def list_adapters(
@@ -83,10 +119,11 @@ def list_adapters(
     paths, rows, bases = _found(root), [], {}
     for name, path in paths.items():
         try:
-            saved = read_adapter(path)
-            rows.append(describe(name, saved, path))
-            bases[name] = saved.base or "an unnamed base"
-        except AdapterError as e: rows.append({**dict.fromkeys(("name", "base", "rank", "targets", "size", "trained on", "when"), ""), "name": name, "score": f"cannot be used: {e.what}"})
+            with _any_fault(path):
+                saved = read_adapter(path)
+                rows.append(describe(_printable(name), saved, path))
+                bases[name] = saved.base or "an unnamed base"
+        except TinyforgeError as e: rows.append({**dict.fromkeys(("name", "base", "rank", "targets", "size", "trained on", "when"), ""), "name": _printable(name), "score": f"cannot be used: {e.what}"})
     return AdapterFolder(root, paths, AdapterTable(rows), bases, {n: _weight_bytes(p) for n, p in paths.items()}, {b: _base_bytes(root, b) for b in dict.fromkeys(bases.values())})
 
 # %% ../nbs/09_adapters.ipynb #a951
@@ -110,15 +147,19 @@ def show_adapter(
     path,  # folder of an adapter
 ) -> AdapterDetails:
     "Read an adapter and tell what it holds and where it comes from."
-    path, kinds = as_folder(path), {}
-    saved = read_adapter(path)
+    path = as_folder(path)
+    if path.is_file(): raise AdapterError("is a file, not a folder", str(path), "name the folder of an adapter")
+    with _any_fault(path): return _details(read_adapter(path), path)
+
+def _details(saved, path):
+    kinds = {}
     for layer, f in saved.factors.items():
         kinds.setdefault((re.sub(r"(^|\.)\d+(?=\.)", r"\1*", layer), f.r, f"{f.scale:g}", f"{f.A.shape[1]} -> {len(f.B)}"), []).append(f.update().norm().item())
     header = ("layers", "rank", "scale", "in -> out", "how many", "size of update")
     origin = saved.origin
     notes = {"kind": origin.get("kind"), "classes": ", ".join(saved.classes), "method": ", ".join(name for flag, name in (("use_dora", "DoRA"), ("use_rslora", "rsLoRA"), ("lora_bias", "with biases")) if saved.config.get(flag)),
              "with": ", ".join(f"{p} {v}" for p, v in (origin.get("versions") or {}).items())}
-    return AdapterDetails(describe(path.name, saved, path), [header, *((*kind, len(sizes), f"{sum(sizes) / len(sizes):.3g}") for kind, sizes in kinds.items())] if kinds else [], list(saved.modules), {k: v for k, v in notes.items() if v})
+    return AdapterDetails(describe(_printable(path.name), saved, path), [header, *((*kind, len(sizes), f"{sum(sizes) / len(sizes):.3g}") for kind, sizes in kinds.items())] if kinds else [], list(saved.modules), {k: v for k, v in notes.items() if v})
 
 # %% ../nbs/09_adapters.ipynb #a936
 @dataclass
@@ -150,12 +191,14 @@ def check_adapter(
 ) -> AdapterCheck:
     "Read an adapter, put it on its base, and see what it changes, here and in PEFT; an AdapterError if it changes nothing or not the same."
     from peft import PeftModel
+    if not isinstance(base, (str, os.PathLike, type(None))): raise ConfigError(f"base is {base!r}", "check_adapter", "give the name of a model or its folder")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63: raise ConfigError(f"seed is {seed!r}", "check_adapter", "give a whole number from 0 to 2**63 - 1")
     saved, where = read_adapter(path), str(path)
-    name = base or saved.base
+    name = str(base or saved.base or "")
     if not name: raise AdapterError("names no base", where, "say which one it belongs on")
     check_base(saved, name, where)
     model = load_base(name, classes=saved.classes)
-    ids = torch.randint(0, model.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(seed)).to(model.device)
+    ids = torch.randint(0, model.config.vocab_size, (4, min(16, position_limit(model.config) or 16)), generator=torch.Generator().manual_seed(seed)).to(model.device)
     asked = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
     def logits(model):
         with torch.no_grad(), quiet(): return model(**asked).logits.float()
@@ -166,10 +209,12 @@ def check_adapter(
     mine = logits(model)
     store.close()
     with quiet(): theirs = logits(PeftModel.from_pretrained(model, str(as_folder(path))).eval())
+    if not (mine - plain).isfinite().all() or not all(map(math.isfinite, sizes.values())):
+        raise AdapterError("its numbers are so large that the model computes none any more", where, "train it again with a smaller learning rate, or look at how it was made")
     widest, change, off = max(sizes, key=sizes.get), (mine - plain).abs().max().item(), (mine - theirs).abs().max().item()
     if change == 0: raise AdapterError("changes no logit of its base", where, "train it longer, or look whether it was saved whole")
-    if off > 1e-3 * mine.abs().max().item(): raise AdapterError(f"PEFT gets other logits from it, by up to {off:.2g}", where, "report this with the files")
-    return AdapterCheck(where, str(name), len(saved.layers), saved.ranks, sizes[widest], widest, change, (mine.argmax(-1) != plain.argmax(-1)).float().mean().item(), off)
+    if not off <= 1e-3 * mine.abs().max().item(): raise AdapterError(f"PEFT gets other logits from it, by up to {off:.2g}", where, "report this with the files")
+    return AdapterCheck(where, name, len(saved.layers), saved.ranks, sizes[widest], widest, change, (mine.argmax(-1) != plain.argmax(-1)).float().mean().item(), off)
 
 def _norm(layer):
     from peft.utils.integrations import dequantize_module_weight
@@ -183,8 +228,10 @@ def note_score(
     "Write measured scores beside an adapter, where lists show them."
     path = as_folder(path)
     saved = read_adapter(path)
-    wrong = {n: v for n, v in scores.items() if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1}
+    good = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1
+    wrong, known = {n: v for n, v in scores.items() if not good(v)}, saved.origin.get("score", {})
     if wrong or not scores: raise AdapterError(f"the scores are {wrong or scores}", str(path), "give numbers between 0 and 1, by name")
+    if not isinstance(known, dict) or not all(map(good, known.values())): raise AdapterError(f"{PROVENANCE} holds the score {known!r}", str(path), "mend or remove that entry: it should hold numbers between 0 and 1, by name")
     new = (path/PROVENANCE).with_suffix(".new")
-    new.write_text(json.dumps({**(saved.origin or {"base": saved.base}), "score": {**saved.origin.get("score", {}), **scores}}, indent=1))
+    new.write_text(json.dumps({**saved.origin, "score": {**known, **scores}}, indent=1))
     new.replace(path/PROVENANCE)
