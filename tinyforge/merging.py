@@ -6,6 +6,7 @@
 __all__ = ['merged_weight', 'probe_of', 'logits_on', 'MergeReport', 'Merged', 'merge', 'unmerge']
 
 # %% ../nbs/09c_merging.ipynb #m004
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
@@ -18,7 +19,7 @@ from .models import quiet
 from .saved import Factors, whole_modules
 from .store import Adapters
 from .targets import html_table
-from .updates import Update
+from .updates import Slot, Update
 
 # %% ../nbs/09c_merging.ipynb #m008
 @torch.no_grad()
@@ -87,7 +88,7 @@ class MergeReport:
 def _rows(r):
     rows = [("merged", f"{r.adapter} into {r.base}: {r.layers} layers" + (f" and {r.whole} whole tensors" if r.whole else "") + f", in {r.dtype}"),
             ("logits", f"differ by up to {r.difference:.1e}, the largest is {r.largest:.1f}; {r.same:.1%} of the places have the same likeliest"),
-            ("rounding", f"up to {r.rounding:.1e}; {r.of_weights:.2%} of the weights, {r.of_update:.1%} of the update" if r.rounding else "none")]
+            ("rounding", f"up to {r.rounding:.1e}; {r.of_weights:.2%} of the weights, {r.of_update:.1%} of the update" if r.rounding else f"none after the sum, which is computed in {r.dtype}")]
     if r.untied: rows.append(("untied", f"shared with another layer until now: {', '.join(r.untied)}"))
     if r.four_bits is not None: rows.append(("4 bits", f"trained on the base in four bits, merged into the one that is not: logits differ by up to {r.four_bits:.1e} from there"))
     if r.folder: rows.append(("saved", f"{r.saved_bytes / 1e6:.2f} MB in {r.folder}" + (f", ends at {' or '.join(r.ends)}" if r.ends else "")))
@@ -117,9 +118,21 @@ class Merged:
     "The adapter in the weights, and what was there before."
     name: str
     kept: list  # (module, name in it, parameter)
+    marks: list=field(default_factory=list)  # slots without an update, by which another store sees whose weights these are
+
+    def mark(self, store):
+        saved, layers = store[self.name].saved, dict(store.model.named_modules())
+        known = {slot.layer for slot in store._slots.values() if slot.bank is not None}  # they stay where they are
+        changed = dict.fromkeys([*(module for module, _, _ in self.kept), *(layers[m] for m in whole_modules(saved.config, layers))])
+        self.marks = [Slot(module, store.switch) for module in changed if module not in known]
 
     def put_back(self):
-        for module, part, old in reversed(self.kept): setattr(module, part, old)
+        "The weights as they were, in the type and on the device that those in their place have now."
+        for mark in self.marks: mark.remove()
+        for module, part, old in reversed(self.kept):
+            now = getattr(module, part)
+            if old is not None: old.data = old.data.to(now.device, now.dtype)
+            setattr(module, part, old)
 
 @torch.no_grad()
 def _exchange(store, name, keep):
@@ -146,6 +159,7 @@ def _exchange(store, name, keep):
 
 # %% ../nbs/09c_merging.ipynb #m097
 def _check_mergeable(store, name):
+    for layer in store.model.modules(): store._check_free(layer)
     if store.merged: raise AdapterError(f"{store.merged.name} is merged already", "merge", "unmerge it first")
     if name is None and store.active is None: raise AdapterError("no adapter is active", "merge", "name one")
     name = store._known(store.active if name is None else name)
@@ -160,6 +174,13 @@ def _report(name, base, layers, dtype, before, after, figures):
     return MergeReport(name, base, layers, dtype=str(dtype).removeprefix("torch."), difference=(after - before).abs().max().item(),
                        largest=before.abs().max().item(), same=(after.argmax(-1) == before.argmax(-1)).float().mean().item(), **figures)
 
+def _check_same(name, before, after, dtype):
+    "Refuse a merged model that does not say what the adapter said, where rounding cannot explain it."
+    off, largest = (after - before).abs().max().item(), before.abs().max().item()
+    if math.isfinite(off) and (dtype not in (torch.float32, torch.float64) or off <= 0.01 * largest): return
+    what = f"differ by up to {off:.1e} from the adapter's, of which the largest is {largest:.1f}" if math.isfinite(off) else "are no numbers any more"
+    raise AdapterError(f"cannot be merged: the merged model's logits {what}", name, "use the adapter beside its base; this model does more with a weight than the layer's product")
+
 def merge(
     store: Adapters,
     name: str=None,  # of an adapter; the active one if missing
@@ -167,19 +188,27 @@ def merge(
 ) -> MergeReport:
     "Add an update to the weights, in float32, and round once; the base's own are kept for `unmerge`."
     name, inputs, active = _check_mergeable(store, name), probe_of(store.model, probe), store.active
-    store.use(name)
-    before = logits_on(store.model, inputs)
-    try: merged, figures = _exchange(store, name, keep=True)
+    merged = Merged(name, [])
+    try:
+        store.use(name)
+        before = logits_on(store.model, inputs)
+        merged, figures = _exchange(store, name, keep=True)
+        store.use(None)
+        store._displace(name)  # which leaves nothing beside the layers that could add it again
+        after = logits_on(store.model, inputs)
+        _check_same(name, before, after, store.model.dtype)
     except BaseException:
+        merged.put_back()
         store.use(active)
         raise
-    store.use(None)
-    store._displace(name)  # which leaves nothing beside the layers that could add it again
+    merged.mark(store)
     store.switch.active, store.merged = name, merged
-    return _report(name, store.base, len(store[name].saved.layers), store.model.dtype, before, logits_on(store.model, inputs), figures)
+    return _report(name, store.base, len(store[name].saved.layers), store.model.dtype, before, after, figures)
 
 def unmerge(store: Adapters):
-    "Put back the weights as they were before `merge`, to the last bit; the adapter answers on, beside them."
+    """Put back the weights as they were before `merge`, to the last bit; the adapter answers on, beside them.
+
+    If the model went to another type or device meanwhile, they go there too."""
     if not store.merged: raise AdapterError("nothing is merged", "unmerge", "call merge first")
     merged, store.merged, store.switch.active = store.merged, None, None
     merged.put_back()
