@@ -21,7 +21,7 @@ from .base_model import load_base, load_tokenizer, usual_dtype
 from .checkpoints import why
 from .data import ensure_template
 from .errors import AdapterError, ConfigError, ModelError
-from .merging import MergeReport, _PLAIN, _STEPS, _exchange, _report, logits_on, probe_of
+from .merging import MergeReport, _PLAIN, _STEPS, _check_same, _exchange, _report, logits_on, probe_of
 from .models import model_config, quiet
 from .runs import PROVENANCE, check_output, written_whole
 from .saved import as_folder, read_adapter
@@ -120,6 +120,16 @@ def _write_origin(folder, report, saved):
               **{part: saved.origin[part] for part in ("data", "config") if part in saved.origin}, "versions": {p: version(p) for p in ("torch", "transformers", "peft")} | {"tinyforge": tinyforge.__version__}}
     (folder/PROVENANCE).write_text(json.dumps(origin, indent=1, default=str))
 
+# %% ../nbs/09d_exporting.ipynb #m109
+def _check_replaced(folder, adapter):
+    "Refuse a folder that holds anything but an earlier merge of the same adapter."
+    try: origin = json.loads((as_folder(folder)/PROVENANCE).read_text(encoding="utf-8"))
+    except FileNotFoundError: return
+    except (OSError, ValueError): origin = {}
+    was = origin.get("adapter") if isinstance(origin, dict) and "merged" in origin else None
+    if not (isinstance(was, str) and same_model(was, adapter)):
+        raise ConfigError(f"holds a merge of {was}, not of {adapter}, and it would be lost" if was else "holds a result that is no merge, and it would be lost", f"output_dir {str(folder)!r}", "choose another folder")
+
 # %% ../nbs/09d_exporting.ipynb #m047
 def merge_adapter(
     path,             # folder of an adapter, as saved by `train` or by PEFT
@@ -132,6 +142,7 @@ def merge_adapter(
     path, key, saved = as_folder(path), str(path), read_adapter(path)
     name, saved = _base_for(saved, model_name, key)
     check_output(output_dir, use_lora=False, model_name=name)
+    _check_replaced(output_dir, key)
     task, dtype = task_of(model_config(name)), _dtype_for(name, dtype)
     tokenizer, four_bits = _tokenizer_for(path, name, task), _in_four_bits(saved, name, probe)
     store = Adapters(load_base(name, dtype, classes=saved.classes))
@@ -142,6 +153,7 @@ def merge_adapter(
     figures = _exchange(store, key, keep=False)[1]
     store.close()
     merged = logits_on(store.model, inputs)
+    _check_same(key, before, merged, dtype)
     with written_whole(output_dir) as new:
         _write(store.model, tokenizer, ends, figures["untied"], new)
         del store  # or two models would be in memory
