@@ -6,7 +6,7 @@
 __all__ = ['PROMPTS', 'demo_config', 'train_and_score', 'show_answers', 'demo', 'main']
 
 # %% ../nbs/12_cli.ipynb #c004
-import argparse, inspect, json, re, shutil, sys, time
+import argparse, inspect, json, re, sys, time
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -15,14 +15,14 @@ import tinyforge
 from .adapters import check_adapter, list_adapters, note_score, show_adapter
 from .base_model import DATASETS, dataset
 from .checkpoints import Checkpoints
-from .combining import METHODS, combine
-from .errors import ConfigError, TinyforgeError
+from .combining import METHODS, combine_into
+from .errors import AdapterError, ConfigError, TinyforgeError
 from .exporting import merge_adapter
 from .memory import GIB, check_card, estimate_memory, largest_batch
 from .models import BASE, quiet
 from .parameters import count_parameters
 from .runs import LoraSettings, TrainingConfig, check_output
-from .saved import as_folder, read_adapter, write_adapter
+from .saved import as_folder, read_adapter
 from .step import CHOICES
 from .targets import PRESETS
 from .tasks import CLASSIFICATION
@@ -157,15 +157,21 @@ def _add_train(commands):
         train.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=comment.replace("%", "%%"), **how)
 
 # %% ../nbs/12_cli.ipynb #t124
+def _folder(path):
+    "The folder of an adapter, and not the file that somebody took for one."
+    if as_folder(path).is_file(): raise AdapterError("is a file, not a folder", path, "name the folder of an adapter")
+    return path
+
 def _generate(given):
-    saved = read_adapter(given.adapter)
+    saved = read_adapter(_folder(given.adapter))
     name = given.model_name or saved.base
     if not name: raise ConfigError("does not say which base it belongs to", given.adapter, "pass --model-name")
+    config = TrainingConfig(model_name=name, lora_path=given.adapter, seed=given.seed)
     prompts = given.prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not prompts: raise ConfigError("there is no prompt", "generate", "pass one, or write one to a line of the standard input")
     from transformers import set_seed
     set_seed(given.seed)
-    drawn, trainer = {"do_sample": True, "temperature": given.temperature} if given.temperature is not None else {}, RealTrainer(TrainingConfig(model_name=name, lora_path=given.adapter))
+    drawn, trainer = {"do_sample": True, "temperature": given.temperature} if given.temperature is not None else {}, RealTrainer(config)
     for answer in trainer.predict(prompts) if trainer.task == CLASSIFICATION else trainer.generate(prompts, given.max_new_tokens, **drawn): print(answer)
 
 def _add_generate(commands):
@@ -184,12 +190,7 @@ def _weighted(text):
     try: return (path, float(weight)) if equals else (text, 1.0)
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r} does not end in =number") from None
 
-def _combine(given):
-    made = combine(given.parts, given.method, given.rank, given.density, given.seed)
-    write_adapter(made, given.output_dir)
-    for file in sorted(as_folder(given.parts[0][0]).iterdir()):
-        if file.name.startswith(("tokenizer", "chat_template", "special_tokens")): shutil.copy2(file, as_folder(given.output_dir))
-    print(made)
+def _combine(given): print(combine_into(given.output_dir, [(_folder(path), weight) for path, weight in given.parts], method=given.method, rank=given.rank, density=given.density, seed=given.seed))
 
 def _add_adapters(commands):
     adapters = commands.add_parser("adapters", help="list, show, check, combine and merge adapters", description="Work with adapters that were trained.")
@@ -200,8 +201,8 @@ def _add_adapters(commands):
         return command
     verb("list", "what is in a folder of adapters, and what it takes on disk", lambda given: print(list_adapters(given.folder))).add_argument("folder", metavar="FOLDER", nargs="?", default=".")
     verb("show", "what an adapter's files say", lambda given: print(show_adapter(given.adapter))).add_argument("adapter", metavar="ADAPTER")
-    check = verb("check", "put an adapter on its base, and see what it changes, here and in PEFT", lambda given: print(check_adapter(given.adapter, given.model_name)))
-    merge = verb("merge", "write base and adapter as one plain model", lambda given: print(merge_adapter(given.adapter, given.output_dir, given.model_name, given.dtype)))
+    check = verb("check", "put an adapter on its base, and see what it changes, here and in PEFT", lambda given: print(check_adapter(_folder(given.adapter), given.model_name)))
+    merge = verb("merge", "write base and adapter as one plain model", lambda given: print(merge_adapter(_folder(given.adapter), given.output_dir, given.model_name, given.dtype)))
     for command in (check, merge):
         command.add_argument("adapter", metavar="ADAPTER", help="its folder")
         command.add_argument("--model-name", help="the base; what the adapter's folder says if missing")
