@@ -148,7 +148,6 @@ def show_adapter(
 ) -> AdapterDetails:
     "Read an adapter and tell what it holds and where it comes from."
     path = as_folder(path)
-    if path.is_file(): raise AdapterError("is a file, not a folder", str(path), "name the folder of an adapter")
     with _any_fault(path): return _details(read_adapter(path), path)
 
 def _details(saved, path):

@@ -16,7 +16,7 @@ from .adapters import check_adapter, list_adapters, note_score, show_adapter
 from .base_model import DATASETS, dataset
 from .checkpoints import Checkpoints
 from .combining import METHODS, combine_into
-from .errors import AdapterError, ConfigError, TinyforgeError
+from .errors import ConfigError, TinyforgeError
 from .exporting import merge_adapter
 from .memory import GIB, check_card, estimate_memory, largest_batch
 from .models import BASE, quiet
@@ -157,13 +157,8 @@ def _add_train(commands):
         train.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=comment.replace("%", "%%"), **how)
 
 # %% ../nbs/12_cli.ipynb #t124
-def _folder(path):
-    "The folder of an adapter, and not the file that somebody took for one."
-    if as_folder(path).is_file(): raise AdapterError("is a file, not a folder", path, "name the folder of an adapter")
-    return path
-
 def _generate(given):
-    saved = read_adapter(_folder(given.adapter))
+    saved = read_adapter(given.adapter)
     name = given.model_name or saved.base
     if not name: raise ConfigError("does not say which base it belongs to", given.adapter, "pass --model-name")
     config = TrainingConfig(model_name=name, lora_path=given.adapter, seed=given.seed)
@@ -190,7 +185,7 @@ def _weighted(text):
     try: return (path, float(weight)) if equals else (text, 1.0)
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r} does not end in =number") from None
 
-def _combine(given): print(combine_into(given.output_dir, [(_folder(path), weight) for path, weight in given.parts], method=given.method, rank=given.rank, density=given.density, seed=given.seed))
+def _combine(given): print(combine_into(given.output_dir, given.parts, method=given.method, rank=given.rank, density=given.density, seed=given.seed))
 
 def _add_adapters(commands):
     adapters = commands.add_parser("adapters", help="list, show, check, combine and merge adapters", description="Work with adapters that were trained.")
@@ -201,8 +196,8 @@ def _add_adapters(commands):
         return command
     verb("list", "what is in a folder of adapters, and what it takes on disk", lambda given: print(list_adapters(given.folder))).add_argument("folder", metavar="FOLDER", nargs="?", default=".")
     verb("show", "what an adapter's files say", lambda given: print(show_adapter(given.adapter))).add_argument("adapter", metavar="ADAPTER")
-    check = verb("check", "put an adapter on its base, and see what it changes, here and in PEFT", lambda given: print(check_adapter(_folder(given.adapter), given.model_name)))
-    merge = verb("merge", "write base and adapter as one plain model", lambda given: print(merge_adapter(_folder(given.adapter), given.output_dir, given.model_name, given.dtype)))
+    check = verb("check", "put an adapter on its base, and see what it changes, here and in PEFT", lambda given: print(check_adapter(given.adapter, given.model_name)))
+    merge = verb("merge", "write base and adapter as one plain model", lambda given: print(merge_adapter(given.adapter, given.output_dir, given.model_name, given.dtype)))
     for command in (check, merge):
         command.add_argument("adapter", metavar="ADAPTER", help="its folder")
         command.add_argument("--model-name", help="the base; what the adapter's folder says if missing")
