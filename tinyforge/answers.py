@@ -50,8 +50,9 @@ def end_tokens(
     "The token that ends a trained answer, and those at which the model stops anyway."
     sample = Row(1, "chat", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) if kind == "chat" else Row(1, kind, prompt="a", text="b")
     stops = model.generation_config.eos_token_id
-    trained = tokenizer.eos_token_id if task == SEQ2SEQ else encode(sample, tokenizer).labels[-1]
-    return sorted({trained, *(stops if isinstance(stops, list) else [stops] if stops is not None else [])})
+    try: trained = tokenizer.eos_token_id if task == SEQ2SEQ else encode(sample, tokenizer).labels[-1]
+    except ValueError: trained = tokenizer.eos_token_id  # a template that nothing can be trained with, though it can ask
+    return sorted({trained, *(stops if isinstance(stops, list) else [stops])} - {None})
 
 def _batch(self, ids):
     "Prompts of token ids as one batch: padded on the left, where the answer goes on; on the right for a model that reads first."

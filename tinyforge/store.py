@@ -37,7 +37,7 @@ class Entry:
 
 def stamp(path):
     "What tells whether the files of an adapter have changed."
-    return tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(as_folder(path).absolute().iterdir()) if f.name.startswith("adapter_") or f.name == PROVENANCE)
+    return tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(as_folder(path).absolute().iterdir()) if f.name.startswith("adapter_") or f.name in (PROVENANCE, "chat_template.jinja", "tokenizer_config.json"))
 
 def key_of(path):
     "The name of an adapter that was given none."
