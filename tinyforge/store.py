@@ -198,6 +198,9 @@ def unload(self: Adapters, name: str):
         self._displace(name)
         del self._entries[name]
 
+Adapters.use, Adapters.unload = use, unload
+
+# %% ../nbs/07e_store.ipynb #s051
 def lift(self: Adapters):
     "Take every adapter off the base for a training, which has it for itself; they wait on the CPU."
     with self.lock:
@@ -218,7 +221,7 @@ def close(self: Adapters):
         for slot in self._slots.values(): slot.remove()
         self._slots.clear()
 
-Adapters.use, Adapters.unload, Adapters.lift, Adapters.close = use, unload, lift, close
+Adapters.lift, Adapters.close = lift, close
 
 # %% ../nbs/07e_store.ipynb #s027
 @contextmanager
@@ -288,6 +291,7 @@ def describe(
     return {"name": name, "base": saved.base or "", "rank": "-".join(map(str, dict.fromkeys((saved.ranks or [0])[::max(1, len(saved.ranks) - 1)]))), "targets": _targets(saved), "size": megabytes(saved.nbytes),
             "trained on": f"{data['file']} ({data['examples']:,})" if data.get("file") else _recipe(origin), "when": when[:10], "score": _score(origin)}
 
+# %% ../nbs/07e_store.ipynb #s055
 @dataclass
 class AdapterTable:
     "Adapters, one a line."
