@@ -51,7 +51,9 @@ def end_tokens(
     sample = Row(1, "chat", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) if kind == "chat" else Row(1, kind, prompt="a", text="b")
     stops = model.generation_config.eos_token_id
     try: trained = tokenizer.eos_token_id if task == SEQ2SEQ else encode(sample, tokenizer).labels[-1]
-    except ValueError: trained = tokenizer.eos_token_id  # a template that nothing can be trained with, though it can ask
+    except ValueError:  # a template that nothing can be trained with, though it can ask
+        if tokenizer.eos_token_id is None: raise
+        trained = tokenizer.eos_token_id
     return sorted({trained, *(stops if isinstance(stops, list) else [stops])} - {None})
 
 def _batch(self, ids):
