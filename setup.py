@@ -1,4 +1,5 @@
 "Everything about the package stands in settings.ini; this hands it to setuptools."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -29,11 +30,17 @@ setup(
     ],
     python_requires=f">={config['min_python']}",
     packages=find_packages(include=[package, f"{package}.*"]),
-    package_data={package: ["**/*.json", "**/*.jsonl", "**/*.txt", "**/*.safetensors", "**/*.jinja"]},
+    package_data={
+        package: ["**/*.json", "**/*.jsonl", "**/*.txt", "**/*.safetensors", "**/*.jinja"]
+    },
     install_requires=config["requirements"].split(),
-    extras_require={k[:-len(suffix)]: v.split() for k, v in config.items() if k.endswith(suffix)},
+    extras_require={
+        k[: -len(suffix)]: v.split() for k, v in config.items() if k.endswith(suffix)
+    },
     entry_points={
         "console_scripts": config["console_scripts"].split(),
-        "nbdev": [f"{package}={package}._modidx:d"],  # how nbdev finds the page of a name in backticks
+        "nbdev": [
+            f"{package}={package}._modidx:d"
+        ],  # how nbdev finds the page of a name in backticks
     },
 )

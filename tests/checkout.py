@@ -1,4 +1,5 @@
 "What the tests share: the files of this checkout, and a copy to try commands in."
+
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ def settings():
 
 def files():
     "Every file that is tracked or would be, relative to the root."
-    listed = subprocess.check_output(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, text=True)
+    listed = subprocess.check_output(
+        ["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, text=True
+    )
     return [Path(name) for name in sorted(set(listed.split("\0"))) if (ROOT / name).is_file()]
 
 
@@ -28,7 +31,13 @@ def copy_to(folder):
 
 def python(code, cwd=ROOT):
     "The output of `code` in a fresh interpreter; what it wrote to stderr is in the error if it fails."
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -36,5 +45,9 @@ def python(code, cwd=ROOT):
 def differences(old, new, pattern):
     "Names of the files matching `pattern` that are not byte for byte the same in both folders."
     names = {path.relative_to(top) for top in (old, new) for path in top.glob(pattern)}
-    return sorted(str(name) for name in names
-                  if not all((top / name).is_file() for top in (old, new)) or (old / name).read_bytes() != (new / name).read_bytes())
+    return sorted(
+        str(name)
+        for name in names
+        if not all((top / name).is_file() for top in (old, new))
+        or (old / name).read_bytes() != (new / name).read_bytes()
+    )

@@ -13,7 +13,10 @@ PACKAGE = settings()["lib_path"]
 def test_import_leaves_the_heavy_libraries_alone():
     heavy = {"torch", "transformers", "peft", "bitsandbytes"}
     loaded = heavy & set(python(f"import sys, {PACKAGE}; print(*sys.modules)").split())
-    assert not loaded, f"import {PACKAGE} imports {sorted(loaded)}. Import them in the functions that need them"
+    assert not loaded, (
+        f"import {PACKAGE} imports {sorted(loaded)}. Import them in the functions that need"
+        " them"
+    )
 
 
 def test_import_is_fast():
@@ -21,9 +24,13 @@ def test_import_is_fast():
         start = time.perf_counter()
         python(code)
         return time.perf_counter() - start
+
     # in turn, so that a busy machine slows both
     extra = statistics.median(seconds(f"import {PACKAGE}") - seconds("pass") for _ in range(7))
-    assert extra < 0.3, f"import {PACKAGE} takes {extra:.2f} s. See what with: python -X importtime -c 'import {PACKAGE}'"
+    assert extra < 0.3, (
+        f"import {PACKAGE} takes {extra:.2f} s. See what with: python -X importtime -c 'import"
+        f" {PACKAGE}'"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +41,8 @@ def built(tmp_path_factory):
     # the hooks pip calls, in this environment: nothing is downloaded
     python("from setuptools import build_meta as b; b.build_wheel('dist')", cwd=folder)
     python("from setuptools import build_meta as b; b.build_sdist('dist')", cwd=folder)
-    with zipfile.ZipFile(*(folder / "dist").glob("*.whl")) as wheel: in_wheel = set(wheel.namelist())
+    with zipfile.ZipFile(*(folder / "dist").glob("*.whl")) as wheel:
+        in_wheel = set(wheel.namelist())
     with tarfile.open(*(folder / "dist").glob("*.tar.gz")) as sdist:
         in_sdist = {name.partition("/")[2] for name in sdist.getnames()}
     return {"wheel": in_wheel, "sdist": in_sdist}
@@ -44,7 +52,9 @@ def built(tmp_path_factory):
 def test_the_whole_package_is_built(built, kind):
     expected = {name.as_posix() for name in files() if name.parts[0] == PACKAGE}
     missing = sorted(expected - built[kind])
-    assert not missing, f"the {kind} lacks {missing}. Add their endings to package_data in setup.py"
+    assert not missing, (
+        f"the {kind} lacks {missing}. Add their endings to package_data in setup.py"
+    )
 
 
 def test_nothing_installs_the_other_tinyforge():
@@ -52,7 +62,11 @@ def test_nothing_installs_the_other_tinyforge():
     wrong = re.compile(rf"pip3? install (?:-\S+ )*[\"']?{PACKAGE}(?![-\w/])")
     found = []
     for name in files():
-        try: text = (ROOT / name).read_text(encoding="utf-8")
-        except UnicodeDecodeError: continue
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
         found += [f"{name}: {match[0]}" for match in wrong.finditer(text.replace('\\"', '"'))]
-    assert not found, f"{found} install somebody else's package. Say: pip install -e . (from a checkout)"
+    assert not found, (
+        f"{found} install somebody else's package. Say: pip install -e . (from a checkout)"
+    )

@@ -1,4 +1,5 @@
 "How a notebook is run, for the tests and for tools/run_notebook.py: which cells, and in what kernel."
+
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 @dataclass
 class Cell:
     index: int  # place in the notebook's list of cells
-    name: str   # number that Jupyter shows after "Restart and run all", and the first line of code
-    skip: str   # why it is not run; empty if it is
+    name: str  # number that Jupyter shows after "Restart and run all", and the first line of code
+    skip: str  # why it is not run; empty if it is
 
 
 def load(path, flags=()):
@@ -33,35 +34,66 @@ def load(path, flags=()):
 
     def why_skipped(cell):  # the rules of nbdev_test
         directives = extract_directives(cell, remove=False)
-        if skip_all: return "skip_exec: the whole notebook is not run"
-        if "nbdev_export(" in cell.source: return "calls nbdev_export"
-        if directives.get("eval:", [""])[0].lower() == "false": return "#| eval: false"
-        if found := skip_flags & directives.keys(): return f"needs --flags {' '.join(sorted(found))}"
+        if skip_all:
+            return "skip_exec: the whole notebook is not run"
+        if "nbdev_export(" in cell.source:
+            return "calls nbdev_export"
+        if directives.get("eval:", [""])[0].lower() == "false":
+            return "#| eval: false"
+        if found := skip_flags & directives.keys():
+            return f"needs --flags {' '.join(sorted(found))}"
         return ""
 
     cells, number = [], 0
     for index, cell in enumerate(nb.cells):
-        if cell.cell_type != "code" or not cell.source.strip(): continue
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
         number += 1
         lines = (line.strip() for line in cell.source.splitlines())
         first = next((line for line in lines if line and not line.startswith("#")), None)
         # "::" would end the file's name in a pytest node id
-        if first: cells.append(Cell(index, f"{number:02d} {first[:70].replace('::', ':')}", why_skipped(cell)))
+        if first:
+            cells.append(
+                Cell(index, f"{number:02d} {first[:70].replace('::', ':')}", why_skipped(cell))
+            )
     return nb, cells
+
+
+def threads():
+    "Where several tests run at once, each kernel gets its share of the processors."
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers == 1:
+        return {}
+    share = max(1, (os.cpu_count() or 1) // workers)
+    return {"OMP_NUM_THREADS": str(share), "MKL_NUM_THREADS": str(share)}
 
 
 @contextmanager
 def kernel(nb):
     "A client for `nb` with a fresh kernel of this same Python, in an empty folder; both go at the end, also on Ctrl-C."
-    env = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ,
-           "IN_TEST": "1",  # as nbdev_test does: nbdev's own commands do nothing then
-           "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-           "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        **os.environ,
+        "IN_TEST": "1",  # as nbdev_test does: nbdev's own commands do nothing then
+        **threads(),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
     # Installed kernel specs may name another Python. Where none is found, Jupyter starts the running one.
     manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    client = NotebookClient(nb, km=manager, timeout=None, record_timing=False, shutdown_kernel="immediate",
-                            extra_arguments=["--log-level=ERROR"])  # no warning that loopback is not encrypted
-    with TemporaryDirectory() as folder, client.setup_kernel(cwd=folder, env=env, cleanup_kc=True):
+    client = NotebookClient(
+        nb,
+        km=manager,
+        timeout=None,
+        record_timing=False,
+        shutdown_kernel="immediate",
+        extra_arguments=["--log-level=ERROR"],
+    )  # no warning that loopback is not encrypted
+    with (
+        TemporaryDirectory() as folder,
+        client.setup_kernel(cwd=folder, env=env, cleanup_kc=True),
+    ):
         yield client
 
 

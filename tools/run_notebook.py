@@ -1,4 +1,5 @@
 "Run notebooks in place, each in a fresh kernel, and save their outputs. Cells that the tests skip keep theirs."
+
 import argparse
 import sys
 from copy import deepcopy
@@ -19,10 +20,18 @@ def run_in_place(path, flags):
             if cell.skip:
                 print(f"{path}: kept {cell.name} ({cell.skip})")
                 continue
-            try: run(client, cell)
-            except (CellExecutionError, DeadKernelError) as e: sys.exit(f"{path}: cell {cell.name} failed, nothing was written\n{e}")
-            if any(output.get("name") == "stderr" for output in done.cells[cell.index].outputs):
-                print(f"{path}: WARNING: cell {cell.name} wrote to stderr, and the output keeps it", file=sys.stderr)
+            try:
+                run(client, cell)
+            except (CellExecutionError, DeadKernelError) as e:
+                sys.exit(f"{path}: cell {cell.name} failed, nothing was written\n{e}")
+            if any(
+                output.get("name") == "stderr" for output in done.cells[cell.index].outputs
+            ):
+                print(
+                    f"{path}: WARNING: cell {cell.name} wrote to stderr, and the output"
+                    " keeps it",
+                    file=sys.stderr,
+                )
     nbformat.write(done, path)
     nbdev_clean.__wrapped__(str(path))
     print(f"{path}: done")
@@ -30,6 +39,9 @@ def run_in_place(path, flags):
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("notebooks", nargs="+", type=Path)
-parser.add_argument("--flags", default="", help='also run cells marked with these flags, e.g. "slow cuda"')
+parser.add_argument(
+    "--flags", default="", help='also run cells marked with these flags, e.g. "slow cuda"'
+)
 args = parser.parse_args()
-for path in args.notebooks: run_in_place(path.resolve(), args.flags.split())
+for path in args.notebooks:
+    run_in_place(path.resolve(), args.flags.split())
