@@ -15,11 +15,14 @@ class TinyforgeError(Exception):
         where: str = "",  # file and line, field or layer
         do: str = "",  # what the reader can do about it
     ):
-        self.what, self.where, self.do = what, where, do
+        self.what = what
+        self.where = where
+        self.do = do
         super().__init__(f"{where}: {what}" if where else what)
 
-    def __str__(self):
-        return super().__str__() + (f"\nWhat to do: {self.do}" if self.do else "")
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\nWhat to do: {self.do}" if self.do else message
 
 # %% ../nbs/library/errors.ipynb #c010
 class ConfigError(TinyforgeError):
