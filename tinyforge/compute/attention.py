@@ -9,42 +9,48 @@ __all__ = ['attend_by_example', 'attention_by_example', 'can_attend_by_example',
 import inspect
 import itertools
 import math
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
 
-from ..compat import quiet
+from ..compat import attention_of, quiet
+from .head import base_of
 from ..data.batches import flatten, on_device, pad
 from ..data.chat import Example
 
 # %% ../../nbs/library/compute/attention.ipynb #a011
 def _attend(module, query, key, value, attention_mask, cu_seq_lens_q=None, **options):
-    "Scaled dot-product attention within each example of a flattened row; query, key, value: (1, heads, tokens, size)."
+    """Scaled dot-product attention within each example of a flattened row.
+
+    query, key, value: (1, heads, tokens, size).
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if cu_seq_lens_q is None:
         raise ValueError("the borders of the examples did not reach the attention")
     lengths = [end - start for start, end in itertools.pairwise(cu_seq_lens_q)]
-    parts = [
-        sdpa_attention_forward(module, *part, None, **options)[0]
-        for part in zip(*(t.split(lengths, dim=2) for t in (query, key, value)))
-    ]
+    split = (t.split(lengths, dim=2) for t in (query, key, value))
+    parts = [sdpa_attention_forward(module, *part, None, **options)[0] for part in zip(*split)]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0], None
 
 
 def attend_by_example(
     model,  # of transformers, without an adapter
 ) -> str:  # the name of the attention that it had
-    "Have a model attend to one example at a time in flattened rows that say where examples begin; ValueError if it has an attention of its own."
+    """Have a model attend to one example at a time in flattened rows that have borders.
+
+    ValueError for a model with an attention of its own.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register("by_example", _attend)
-    AttentionMaskInterface.register("by_example", lambda *args, **kw: None)
-    before = model.config._attn_implementation
+    AttentionMaskInterface.register("by_example", lambda *args, **options: None)
+    before = attention_of(model.config)
     with quiet():
         model.set_attn_implementation("by_example")
-    if model.config._attn_implementation != "by_example":
+    if attention_of(model.config) != "by_example":
         raise ValueError(f"a {type(model).__name__} has an attention of its own")
     return before
 
@@ -52,9 +58,9 @@ def attend_by_example(
 @contextmanager
 def attention_by_example(
     model,  # a causal language model of transformers, with or without an adapter
-):
-    "The same, while it lasts."
-    base = getattr(model, "get_base_model", lambda: model)()
+) -> Iterator[None]:
+    "While it lasts, a model attends to one example at a time; ValueError as above."
+    base = base_of(model)
     before = attend_by_example(base)
     try:
         yield
@@ -66,57 +72,63 @@ def can_attend_by_example(
     config,  # of a model of transformers
     longest: int,  # tokens of the longest example
 ) -> bool:
-    "Whether `attention_by_example` may be tried: the library's own attention is in use, and no window is shorter than the examples."
-    windows = [
-        getattr(config, name, None)
-        for name in ("sliding_window", "attention_chunk_size", "window_size")
-    ]
-    return (
-        config._attn_implementation == "sdpa"
-        and not config.sub_configs
-        and all(longest <= w for w in windows if w)
-    )
+    """Whether `attention_by_example` may be tried.
+
+    The library's own attention is in use, and no window is shorter than the examples.
+    """
+    if attention_of(config) != "sdpa" or config.sub_configs:
+        return False
+    names = ("sliding_window", "attention_chunk_size", "window_size")
+    windows = (getattr(config, name, None) for name in names)
+    return all(longest <= window for window in windows if window)
 
 # %% ../../nbs/library/compute/attention.ipynb #c020
+def _last_logits(model, rows, borders=False):
+    "What a model says at the last of several rows of ids that lie end to end."
+    examples = [Example(ids, ids, 1) for ids in rows]
+    batch = flatten(examples, borders)
+    del batch["labels"]
+    logits = model(**on_device(batch, model.device), use_cache=False).logits
+    return logits[0, 1 - len(rows[-1]) :].float()
+
+
+def _rows_stay_apart(model, by_example):
+    "Whether the second of two rows gets the logits that it gets alone, whatever the first is."
+    size = len(model.get_input_embeddings().weight)  # any ids will do
+    first = [i % size for i in range(7)]
+    second = [i % size for i in range(3, 14)]
+    alone = _last_logits(model, [second])
+    try:
+        with attention_by_example(model) if by_example else nullcontext():
+            together = _last_logits(model, [first, second], by_example)
+            other = _last_logits(model, [first[::-1], second], by_example)
+    except (TypeError, ValueError):
+        if by_example:
+            return False  # the borders do not get through
+        raise
+    largest = alone.abs().max()
+    rounding = 1e-4 if model.dtype == torch.float32 else 5e-2
+    if (together - other).abs().max() > rounding / 100 * largest:
+        return False
+    return bool((together - alone).abs().max() <= rounding * largest)
+
+
 @torch.no_grad()
 def flattening_is_exact(
     model,  # a causal language model
     by_example: bool = False,  # with attention by example
 ) -> bool:  # False also where the model does not take the arguments
-    "Whether examples laid end to end give what they give apart; takes three short forward passes."
-    names = inspect.signature(
-        getattr(model, "get_base_model", lambda: model)().forward
-    ).parameters
+    """Whether examples laid end to end give what they give apart.
+
+    Takes three short forward passes.
+    """
+    names = inspect.signature(base_of(model).forward).parameters
     if not {"position_ids", "logits_to_keep"} <= names.keys():
         return False
     was_training = model.training
     model.eval()
     try:
-        size = len(model.get_input_embeddings().weight)  # any ids will do
-        first, second = [i % size for i in range(7)], [i % size for i in range(3, 14)]
-
-        def logits(*rows, borders=False):
-            examples = [Example(ids, ids, 1) for ids in rows]
-            batch = {k: v for k, v in flatten(examples, borders).items() if k != "labels"}
-            return (
-                model(**on_device(batch, model.device), use_cache=False)
-                .logits[0, 1 - len(rows[-1]) :]
-                .float()
-            )
-
-        alone = logits(second)
-        try:
-            with attention_by_example(model) if by_example else nullcontext():
-                together = logits(first, second, borders=by_example)
-                other = logits(first[::-1], second, borders=by_example)
-        except (TypeError, ValueError):
-            if by_example:
-                return False  # the borders do not get through
-            raise
-        size = alone.abs().max()
-        rounding = 1e-4 if model.dtype == torch.float32 else 5e-2
-        leaks = (together - other).abs().max() > rounding / 100 * size
-        return not leaks and bool((together - alone).abs().max() <= rounding * size)
+        return _rows_stay_apart(model, by_example)
     finally:
         model.train(was_training)
 
@@ -126,16 +138,16 @@ def choose_batching(
     longest: int,  # tokens of the longest example
     batch_size: int,  # examples of a batch
     pad_token_id: int,  # for models that have to be padded
-):  # "flattened" or "padded"; examples -> batch; a context in which the model takes such batches
-    "The fastest batches that this model reads rightly."
-    base = getattr(model, "get_base_model", lambda: model)()
-    if can_attend_by_example(base.config, longest) and flattening_is_exact(
-        model, by_example=True
-    ):
+) -> tuple[str, Callable[[list[Example]], dict], AbstractContextManager]:
+    """The fastest batches that a model reads rightly.
+
+    Returns "flattened" or "padded"; what makes a batch of examples; a context in which the
+    model takes such batches.
+    """
+    config = base_of(model).config
+    if can_attend_by_example(config, longest) and flattening_is_exact(model, by_example=True):
         return "flattened", partial(flatten, borders=True), attention_by_example(model)
-    room = (
-        getattr(base.config, "max_position_embeddings", None) or math.inf
-    )  # GPT-Neo has a mask of this size, which a longer row would not fit
-    if longest * batch_size <= room and flattening_is_exact(model):
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    if longest * batch_size <= positions and flattening_is_exact(model):
         return "flattened", flatten, nullcontext()
     return "padded", partial(pad, pad_token_id=pad_token_id), nullcontext()

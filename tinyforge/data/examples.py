@@ -7,13 +7,15 @@ __all__ = ['Examples', 'load_examples', 'source_and_target', 'encode_pair', 'cla
            'hold_out']
 
 # %% ../../nbs/library/data/examples.ipynb #i002
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from .chat import IGNORED, Example, encode
-from .records import _describe, _read, read_jsonl
+from .records import Row, describe_problems, read_jsonl, read_rows
 from ..errors import ConfigError, DataError
 from ..models.tasks import CLASSIFICATION, SEQ2SEQ, Task
 
@@ -26,34 +28,39 @@ class Examples:
     kind: str  # "chat", "completion", "text" or "label"
     path: str
     sha256: str  # of the bytes that were read
-    skipped: list[tuple[int, str]] = field(
-        default_factory=list
-    )  # (line, reason) of those left out
+    skipped: list[tuple[int, str]] = field(default_factory=list)  # (line, reason) left out
     classes: tuple[str, ...] = ()  # their names, for a classifier
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i):
         return self.items[i]
 
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.items)
+
     @property
-    def tokens(self):
+    def tokens(self) -> int:
+        "Tokens of all examples, as they are trained."
         return sum(len(e.input_ids) for e in self.items)
 
     @property
-    def longest(self):
-        return max(len(e.input_ids) + e.cut for e in self.items)  # tokens, before any were cut
+    def longest(self) -> int:
+        "Tokens of the longest example, before any were cut."
+        return max(len(e.input_ids) + e.cut for e in self.items)
 
     @property
-    def cut(self):
+    def cut(self) -> int:
+        "Examples that did not fit."
         return sum(e.cut > 0 for e in self.items)
 
     @property
-    def labelled(self):
-        return sum(sum(l != IGNORED for l in e.labels[1:]) for e in self.items)
+    def labelled(self) -> int:
+        "Tokens that are trained; the first of an example never is."
+        return sum(sum(label != IGNORED for label in e.labels[1:]) for e in self.items)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"{len(self)} examples ({self.kind}) from {self.path}: {self.tokens:,} tokens,"
             f" {self.labelled:,} trained, longest {self.longest}, {self.cut} cut,"
@@ -61,13 +68,36 @@ class Examples:
         )
 
 # %% ../../nbs/library/data/examples.ipynb #c045
+def _encode_rows(rows, encode_row):
+    "Examples, and (line, reason) of the rows that give none."
+    items, problems = [], []
+    for row in rows:
+        try:
+            items.append(encode_row(row))
+        except ValueError as e:
+            problems.append((row.line, str(e)))
+    return items, problems
+
+
+def _say_cut(examples, max_length):
+    if not examples.cut:
+        return
+    lost = "their ends are not read"
+    if examples.kind != "label":
+        lost = "they do not teach where to stop"
+    print(
+        f"{examples.path}: {examples.cut} of {len(examples)} examples are cut at"
+        f" max_length={max_length}, so {lost}; the longest has {examples.longest} tokens"
+    )
+
+
 def load_examples(
-    path,  # a JSONL file
-    tokenizer,
+    path: str | os.PathLike,  # a JSONL file
+    tokenizer,  # of the model that will be trained
     max_length: int = 512,  # tokens
     train_on_prompt: bool = False,  # whether questions are trained too
     on_bad_line: str = "error",  # or "skip"
-    encode_row=None,  # Row -> Example, for models that are not causal, chapter 06b
+    encode_row: Callable[[Row], Example] | None = None,  # for models that are not causal
 ) -> Examples:
     "All examples of a file; DataError lists every line that cannot be used."
     if on_bad_line not in ("error", "skip"):
@@ -76,23 +106,21 @@ def load_examples(
         raise DataError(
             f"max_length is {max_length}", do="pass at least 2 tokens, better some hundreds"
         )
-    rows, problems, sha256 = _read(path)
-    total, items = len(rows) + len(problems), []
-    for row in rows:
-        try:
-            items.append(
-                encode_row(row)
-                if encode_row
-                else encode(row, tokenizer, max_length, train_on_prompt)
-            )
-        except ValueError as e:
-            problems.append((row.line, str(e)))
-    problems.sort()
-    report = f"{len(problems)} of {total} lines cannot be used\n{_describe(problems)}"
+    if encode_row is None:
+
+        def encode_row(row):
+            return encode(row, tokenizer, max_length, train_on_prompt)
+
+    rows, bad_lines, sha256 = read_rows(path)
+    items, bad_rows = _encode_rows(rows, encode_row)
+    problems = sorted(bad_lines + bad_rows)
+    described = describe_problems(problems)
     if not items:
         raise DataError(
-            f"no line can be used\n{_describe(problems)}", str(path), "mend the lines above"
+            f"no line can be used\n{described}", str(path), "mend the lines above"
         )
+    total = len(rows) + len(bad_lines)
+    report = f"{len(problems)} of {total} lines cannot be used\n{described}"
     if problems and on_bad_line == "error":
         raise DataError(
             report,
@@ -102,17 +130,13 @@ def load_examples(
     if problems:
         print(f"{path}: skipped: {report}")
     examples = Examples(items, rows[0].kind, str(path), sha256, problems)
-    if examples.cut:
-        print(
-            f"{path}: {examples.cut} of {len(items)} examples are cut at"
-            f" max_length={max_length}, so"
-            f" {'their ends are not read' if examples.kind == 'label' else 'they do not teach where to stop'};"
-            f" the longest has {examples.longest} tokens"
-        )
+    _say_cut(examples, max_length)
     return examples
 
 # %% ../../nbs/library/data/examples.ipynb #t621
-def source_and_target(row):
+def source_and_target(
+    row: Row,
+) -> tuple[str, str]:
     "What is read and what is written; ValueError if a row is not made of these two."
     if row.kind == "completion":
         return row.prompt, row.text
@@ -130,7 +154,9 @@ def source_and_target(row):
 
 
 def encode_pair(
-    row, tokenizer, max_length=512
+    row: Row,
+    tokenizer,  # of the model that will be trained
+    max_length: int = 512,  # tokens, of the source and of the target each
 ) -> Example:  # input_ids: of the source; labels: of the target, behind one that is ignored
     "Token ids of source and target, the end token last; ValueError for a row that is none."
     source, target = source_and_target(row)
@@ -145,37 +171,34 @@ def encode_pair(
     return Example(read[:max_length], [IGNORED, *written[:max_length]], row.line, cut)
 
 # %% ../../nbs/library/data/examples.ipynb #t631
+def _class_order(name):
+    "Whole numbers first and by their value, other names by the alphabet."
+    is_number = name.isdecimal()
+    return not is_number, int(name) if is_number else 0, name
+
+
 def class_names(
-    path,  # a JSONL file of text and label
+    path: str | os.PathLike,  # a JSONL file of text and label
 ) -> tuple[str, ...]:
     "The classes of a file; DataError if there are fewer than two."
-    names = tuple(
-        sorted(
-            {row.label for row in read_jsonl(path)[0] if row.kind == "label"},
-            key=lambda name: (
-                not name.isdecimal(),
-                int(name) if name.isdecimal() else 0,
-                name,
-            ),
-        )
-    )
+    found = {row.label for row in read_jsonl(path)[0] if row.kind == "label"}
+    names = tuple(sorted(found, key=_class_order))
     if len(names) < 2:
-        raise DataError(
-            (
-                f"holds {len(names)} classes"
-                if names
-                else "holds no text and label, which a classifier learns from"
-            ),
-            str(path),
-            "write lines of text and label, with two classes or more",
-        )
+        what = "holds no text and label, which a classifier learns from"
+        if names:
+            what = f"holds {len(names)} classes"
+        do = "write lines of text and label, with two classes or more"
+        raise DataError(what, str(path), do)
     return names
 
 
 def encode_label(
-    row, tokenizer, classes, max_length=512
+    row: Row,
+    tokenizer,  # of the model that will be trained
+    classes: tuple[str, ...],  # their names, in the order of the model's outputs
+    max_length: int = 512,  # tokens
 ) -> Example:  # labels: the number of the class, behind one that is ignored
-    "Token ids of a text, and its class; ValueError for a row that has none, or one that is not among `classes`."
+    "Token ids of a text, and its class; ValueError for a row without a known one."
     if row.kind != "label":
         raise ValueError(f"is of the kind {row.kind}: a classifier needs text and label")
     if row.label not in classes:
@@ -183,16 +206,19 @@ def encode_label(
             f"has the label {row.label!r}, which is none of {', '.join(classes[:8])}"
         )
     ids = tokenizer(row.text)["input_ids"]
-    kept = tokenizer(row.text, truncation=True, max_length=max_length)[
-        "input_ids"
-    ]  # which keeps a last special token
+    # the tokenizer cuts, since it keeps a last special token
+    kept = tokenizer(row.text, truncation=True, max_length=max_length)["input_ids"]
     return Example(kept, [IGNORED, classes.index(row.label)], row.line, len(ids) - len(kept))
 
 # %% ../../nbs/library/data/examples.ipynb #t651
 def row_encoder(
-    task: Task, tokenizer, max_length: int, train_on_prompt: bool, classes=()
-):  # Row -> Example
-    "How a row of a file becomes an example for this task."
+    task: Task,
+    tokenizer,  # of the model that will be trained
+    max_length: int,  # tokens
+    train_on_prompt: bool,  # whether questions are trained too, for causal models
+    classes: tuple[str, ...] = (),  # their names, for classifiers
+) -> Callable[[Row], Example]:
+    "How a row of a file becomes an example for a task."
     if task == SEQ2SEQ:
         return partial(encode_pair, tokenizer=tokenizer, max_length=max_length)
     if task == CLASSIFICATION:
@@ -208,9 +234,9 @@ def hold_out(
     examples: Examples,
     fraction: float,  # of the different examples
     seed: int,
-) -> tuple[Examples, Examples]:  # to train on, and to look at
-    "Take a share of the examples out of the training."
-    different = {tuple(e.input_ids): None for e in examples}
+) -> tuple[Examples, Examples]:  # to train on; held out
+    "Take a share of the examples out of the training; ConfigError if a side would be empty."
+    different = list({tuple(e.input_ids): None for e in examples})
     count = round(len(different) * fraction)
     if not 0 < count < len(different):
         raise ConfigError(
@@ -218,19 +244,9 @@ def hold_out(
             "TrainingConfig",
             "choose another share, or pass eval_data",
         )
-    order = torch.randperm(
-        len(different), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(different), generator=generator).tolist()
     out = {ids for ids, place in zip(different, order) if place < count}
-
-    def part(held):
-        return Examples(
-            [e for e in examples if (tuple(e.input_ids) in out) == held],
-            examples.kind,
-            examples.path,
-            examples.sha256,
-            examples.skipped,
-            examples.classes,
-        )
-
-    return part(False), part(True)
+    trained = [e for e in examples if tuple(e.input_ids) not in out]
+    held = [e for e in examples if tuple(e.input_ids) in out]
+    return replace(examples, items=trained), replace(examples, items=held)

@@ -18,7 +18,7 @@ def dataset(
     name: str,  # one of `DATASETS`
     part: str = "train",  # or "heldout": other wordings of the same questions
 ) -> Path:  # a JSONL file of input and output
-    "The path of a data set that comes with the package."
+    "The path of a data set that comes with the package; ModelError for another name."
     if name not in DATASETS or part not in ("train", "heldout"):
         raise ModelError(
             f"there is no data set {name!r} with a part {part!r}",
