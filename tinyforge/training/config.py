@@ -46,7 +46,7 @@ _NEED_LORA = ("use_rslora", "use_dora", "modules_to_save", "loraplus_lr_ratio")
 
 def _trainer_clashes(config):
     "What `trainer_args` may not set."
-    given = sorted(config.trainer_args)
+    given = sorted(name for name in config.trainer_args if isinstance(name, str))
     unused = [name for name in given if name in _UNUSED]
     if unused:
         names = ", ".join(unused)
@@ -100,7 +100,7 @@ def _full_clashes(config):
 
 
 def clashes(
-    config: "TrainingConfig",
+    config,  # a `TrainingConfig`
 ) -> Iterator[tuple[str, str]]:  # what, and what to do
     "Settings of which one would change nothing, or undo another."
     yield from _trainer_clashes(config)
@@ -156,7 +156,9 @@ class TrainingConfig(LoraSettings):
     seed: int = setting(
         0, "of the adapter's start and the order of examples", whole_number(0, 2**32 - 1)
     )
-    trainer_args: dict = setting({}, "anything else for transformers.TrainingArguments", mapping)
+    trainer_args: dict = setting(
+        {}, "anything else for transformers.TrainingArguments", mapping
+    )
 
     def __post_init__(self):
         check_settings(self, "TrainingConfig")
