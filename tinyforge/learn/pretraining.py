@@ -9,14 +9,13 @@ __all__ = ['SPECIAL', 'TEMPLATE', 'render', 'train_tokenizer', 'base_config', 't
 import torch
 
 from ..compute.head import token_losses
-from .corpus import documents
 
 # %% ../../nbs/learn/appendix/pretraining.ipynb #c015
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% if m['role'] =="
-    " 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{"
-    " '<|assistant|>' }}{% endif %}"
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
@@ -89,7 +88,7 @@ def token_rows(
     tokenizer,
     length: int = 128,  # tokens of a row
 ):
-    "Endless rows of length + 1 token ids; each starts with a document, the last one in it is cut."
+    "Endless rows of length + 1 token ids; each starts with a document, its last one is cut."
     row = []
     while True:
         for ids in tokenizer([render(next(documents)) for _ in range(1000)])["input_ids"]:
