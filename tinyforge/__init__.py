@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; when it runs, `__getat
     from tinyforge.data.shipped import dataset as dataset
     from tinyforge.errors import TinyforgeError as TinyforgeError
     from tinyforge.memory.estimate import estimate_memory as estimate_memory
-    from tinyforge.memory.estimate import measure_memory as measure_memory
+    from tinyforge.memory.measure import measure_memory as measure_memory
     from tinyforge.memory.estimate import what_fits as what_fits
     from tinyforge.models.loading import load_base as load_base
     from tinyforge.models.parameters import count_parameters as count_parameters
@@ -34,7 +34,7 @@ _MODULES = {  # each public name, and the module that it is imported from when i
     "estimate_memory": "memory.estimate",
     "list_adapters": "adapters.folder",
     "load_base": "models.loading",
-    "measure_memory": "memory.estimate",
+    "measure_memory": "memory.measure",
     "merge_adapter": "adapters.exporting",
     "read_adapter": "adapters.files",
     "what_fits": "memory.estimate",
@@ -51,4 +51,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
