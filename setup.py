@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 config = config["DEFAULT"]
-package, url = config["lib_path"], f"https://github.com/{config['user']}/{config['repo']}"
+package = config["lib_path"]
+url = f"https://github.com/{config['user']}/{config['repo']}"
 suffix = "_requirements"
 
 setup(
@@ -31,7 +32,14 @@ setup(
     python_requires=f">={config['min_python']}",
     packages=find_packages(include=[package, f"{package}.*"]),
     package_data={
-        package: ["**/*.json", "**/*.jsonl", "**/*.txt", "**/*.safetensors", "**/*.jinja"]
+        package: [
+            "py.typed",
+            "**/*.json",
+            "**/*.jsonl",
+            "**/*.txt",
+            "**/*.safetensors",
+            "**/*.jinja",
+        ]
     },
     install_requires=config["requirements"].split(),
     extras_require={
@@ -39,8 +47,7 @@ setup(
     },
     entry_points={
         "console_scripts": config["console_scripts"].split(),
-        "nbdev": [
-            f"{package}={package}._modidx:d"
-        ],  # how nbdev finds the page of a name in backticks
+        # how nbdev finds the page of a name in backticks
+        "nbdev": [f"{package}={package}._modidx:d"],
     },
 )

@@ -1,41 +1,70 @@
-"""Adapters on one loaded base: `tinyforge.adapters.store.Adapters` beside PEFT, swapping, loading, answering a batch, compiled.
+"""Adapters on one loaded base, Tinyforge's `Adapters` beside PEFT.
 
-    python benchmarks/adapters.py                   # writes benchmarks/results/adapters_cpu.json, or adapters_cuda.json where there is a GPU
+Swapping, loading, answering a batch, compiled.
+
+    # writes benchmarks/results/adapters_cpu.json, or adapters_cuda.json where there is a GPU
+    python benchmarks/adapters.py
     python benchmarks/adapters.py --hidden 1024 --parts batch
-    python benchmarks/adapters.py --quick           # two layers, a few rounds, nothing written: to see that it runs
+    # two layers, a few rounds, nothing written: to see that it runs
+    python benchmarks/adapters.py --quick
 
-The base is a Llama with random weights in float32, all linear layers of its blocks adapted (seven a block, 224 with 32 blocks), r=8 where nothing else is
-said. Adapters are made by plain PEFT, with random A and B. Both tools stand on the same weights: copies of the model share them. The files were read
-before, so that the page cache is warm for both. Arms take turns in one process, in another order each round, and a round before them is not counted; what
-was set up is taken out of the garbage collector's sight first, so that one tool does not pay for the other's objects. Where what piles up is the question
-(hundred, memory), each arm has a process of its own. The exit code says nothing of the targets; wrong results end the run with an error.
+The base is a Llama with random weights in float32, all linear layers of its blocks adapted
+(seven a block, 224 with 32 blocks), r=8 where nothing else is said. Adapters are made by
+plain PEFT, with random A and B. Both tools stand on the same weights: copies of the model
+share them. The files were read before, so that the page cache is warm for both. Arms take
+turns in one process, in another order each round, and a round before them is not counted;
+what was set up is taken out of the garbage collector's sight first, so that one tool does not
+pay for the other's objects. Where what piles up is the question (hundred, memory), each arm
+has a process of its own. The exit code says nothing of the targets; wrong results end the run
+with an error.
 
-swap     From one of four adapters in memory to another: `store.use` and `set_adapter`. Then a forward of one token, after a swap and alone.
-load     From the disk to answering: `store.load` and `store.use`; `load_adapter` (with and without low_cpu_mem_usage) and `set_adapter`; `hotswap_adapter`, which
-         keeps one adapter only, also to other ranks after prepare_model_for_compiled_hotswap. With four others in memory. What was loaded is let go outside
-         the measured time. Then with the first forward.
-hundred  A hundred adapters loaded one after the other: by Tinyforge with eight on the device; by PEFT, where they pile up, and where the one before is deleted.
-         Memory for all of them was touched once before.
-memory   Resident memory and the bytes of all tensors, before and after swaps among twelve adapters with eight on the device, every tenth read anew from the
-         disk; by PEFT as many loads and deletions as there were reads.
-equal    Logits after each of several swaps, against a fresh PeftModel.from_pretrained, to the bit.
-batch    `generate` for 8 and 16 prompts of 24 tokens, 32 new ones, greedy: one adapter for all rows; eight, as many rows for each and
-         those of one together; uneven, where one has more rows, one has none or fewer, and they stand in any order; the base alone. The answers are those asked
-         one by one.
-compile  torch.compile of a small model, then swaps between ranks and targets, the last to an adapter not seen before: how often it compiles again.
+swap     From one of four adapters in memory to another: `store.use` and `set_adapter`. Then a
+         forward of one token, after a swap and alone.
+load     From the disk to answering: `store.load` and `store.use`; `load_adapter` (with and
+         without low_cpu_mem_usage) and `set_adapter`; `hotswap_adapter`, which keeps one
+         adapter only, also to other ranks after prepare_model_for_compiled_hotswap. With four
+         others in memory. What was loaded is let go outside the measured time. Then with the
+         first forward.
+hundred  A hundred adapters loaded one after the other: by Tinyforge with eight on the device;
+         by PEFT, where they pile up, and where the one before is deleted. Memory for all of
+         them was touched once before.
+memory   Resident memory and the bytes of all tensors, before and after swaps among twelve
+         adapters with eight on the device, every tenth read anew from the disk; by PEFT as
+         many loads and deletions as there were reads.
+equal    Logits after each of several swaps, against a fresh PeftModel.from_pretrained, to the
+         bit.
+batch    `generate` for 8 and 16 prompts of 24 tokens, 32 new ones, greedy: one adapter for
+         all rows; eight, as many rows for each and those of one together; uneven, where one
+         has more rows, one has none or fewer, and they stand in any order; the base alone.
+         The answers are those asked one by one.
+compile  torch.compile of a small model, then swaps between ranks and targets, the last to an
+         adapter not seen before: how often it compiles again.
 
-Seconds are medians. A ratio is the median of the ratios of the rounds, by wall time, in brackets by CPU seconds, which other processes disturb less.
+Seconds are medians. A ratio is the median of the ratios of the rounds, by wall time, in
+brackets by CPU seconds, which other processes disturb less.
 """
 
-import argparse, copy, ctypes, gc, itertools, json, random, subprocess, sys, tempfile, time, warnings
+import argparse
+import copy
+import ctypes
+import gc
+import itertools
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
-import psutil, torch
+import psutil
+import torch
 from machine import machine
-from tinyforge.compat import quiet
+from tinyforge.compat import no_warnings, quiet
 from tinyforge.adapters.store import Adapters
 
+from torch import _dynamo as dynamo
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -66,7 +95,10 @@ PILING = {
 def make_base(given, **shape):
     "A Llama with random weights."
     set_seed(SEED)
-    of = lambda name: shape.get(name, getattr(given, name))
+
+    def of(name):
+        return shape.get(name, getattr(given, name))
+
     config = LlamaConfig(
         hidden_size=of("hidden"),
         intermediate_size=of("intermediate"),
@@ -147,7 +179,10 @@ class Watch:
 
 
 def in_turns(rounds, arms):
-    "Each arm is called with the number of the round, and gives [wall, CPU] seconds by what they are of; together: {what: [those of each round]}."
+    """Each arm is called with the number of the round, and gives [wall, CPU] seconds by what.
+
+    Together: {what: [those of each round]}.
+    """
     taken, order = {}, list(arms)
     gc.collect()
     gc.freeze()
@@ -405,9 +440,9 @@ def hundred(given, arm):
 
     change = ours if arm == "tinyforge" else lambda path: take(path, keep=arm == "peft")
     size = sum(file.stat().st_size for folder in folders for file in Path(folder).iterdir())
-    torch.ones(
-        2 * size, dtype=torch.uint8
-    )  # touched once and freed: a virtual machine may get memory from its host only then, which takes longer than a load
+    # touched once and freed: a virtual machine may get memory from its host only then, which
+    # takes longer than a load
+    torch.ones(2 * size, dtype=torch.uint8)
     change(folders[-1])  # code is read from disk at its first use
     if arm == "tinyforge":
         store.unload(store.active)
@@ -610,7 +645,7 @@ def compiled(given):
         expected = {path: logits(fresh(base, path), ids) for path in (first, new, *others)}
 
         def count(model, change, forbidden="default"):
-            torch._dynamo.reset()
+            dynamo.reset()
             counter = CompileCounterWithBackend(backend)
             run = torch.compile(model, backend=counter)
 
@@ -658,8 +693,8 @@ def compiled(given):
                 hot, lambda path: hotswap_adapter(hot, path, "default", torch_device=DEVICE)
             ),
         }
-    torch._dynamo.reset()
-    swaps, limit = len(order) + 1, torch._dynamo.config.recompile_limit
+    dynamo.reset()
+    swaps, limit = len(order) + 1, dynamo.config.recompile_limit
     return {
         "facts": (
             [
@@ -709,7 +744,7 @@ PARTS = {
 def one(part, arm, given):
     "A part, or one arm of it; its figures."
     torch.set_num_threads(given.threads)
-    with torch.no_grad(), quiet(), warnings.catch_warnings(action="ignore"):
+    with torch.no_grad(), quiet(), no_warnings():
         return (PARTS | {"make": make})[part](*((given, arm) if arm else (given,)))
 
 
@@ -805,9 +840,10 @@ def show(part, result):
             if line["target"]
             else ""
         )
-        print(
-            f"  {line['name']:110}{line['value']:10,.{0 if isinstance(line['value'], int) else 3 if line['value'] < 10 else 1}f}{spread}{goal}"
-        )
+        digits = 3 if line["value"] < 10 else 1
+        if isinstance(line["value"], int):
+            digits = 0
+        print(f"  {line['name']:110}{line['value']:10,.{digits}f}{spread}{goal}")
 
 
 def main():

@@ -1,12 +1,18 @@
-"""Predicted against measured memory of training steps on a CUDA machine, up to a real 7B size with random weights.
+"""Predicted against measured memory of training steps on a CUDA machine.
+
+Up to a real 7B size, with random weights.
 
     python benchmarks/memory_gpu.py                 # writes benchmarks/memory_gpu.json
     python benchmarks/memory_gpu.py --device cpu    # two small models, to see that it runs
 
-4-bit rows need bitsandbytes. Each row runs in a process of its own, so that one that fails takes nothing along.
+4-bit rows need bitsandbytes. Each row runs in a process of its own, so that one that fails
+takes nothing along.
 """
 
-import argparse, json, subprocess, sys
+import argparse
+import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,7 +51,8 @@ MODELS = {
 def one(model, settings, device):
     "Measure and predict one configuration; a dictionary."
     from tinyforge.errors import TinyforgeError
-    from tinyforge.memory.estimate import estimate_memory, measure_memory
+    from tinyforge.memory.estimate import estimate_memory
+    from tinyforge.memory.measure import measure_memory
 
     try:
         guess = estimate_memory(model, device=device, **settings)
@@ -65,6 +72,17 @@ def one(model, settings, device):
     }
 
 
+def in_a_process(model, settings, device):
+    "The same in a process of its own; its last words if it fails."
+    options = ["--device", device, "--one", json.dumps([model, settings])]
+    command = [sys.executable, __file__, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    error = (done.stderr.splitlines() or ["?"])[-1]
+    return {"model": model, "settings": settings, "error": error}
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,51 +91,25 @@ def main():
     parser.add_argument(
         "--out",
         default=None,
-        help=(
-            "the JSON file (default: memory_DEVICE.json beside this script, with cuda called"
-            " gpu)"
-        ),
+        help="the JSON file (default: memory_DEVICE.json beside this script; cuda is gpu)",
     )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(*json.loads(given.one), given.device)))
         return
-    rows = []
+    rows, ways = [], WAYS
+    if given.device == "cpu":
+        ways = [{"batch_size": 2, "seq_len": 128, **WAYS[i]} for i in (0, 4, 7)]
     for model in MODELS[given.device]:
-        for settings in (
-            WAYS
-            if given.device == "cuda"
-            else [{"batch_size": 2, "seq_len": 128, **WAYS[i]} for i in (0, 4, 7)]
-        ):
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    __file__,
-                    "--device",
-                    given.device,
-                    "--one",
-                    json.dumps([model, settings]),
-                ],
-                capture_output=True,
-                text=True,
-            )
-            rows.append(
-                json.loads(done.stdout.splitlines()[-1])
-                if done.returncode == 0
-                else {
-                    "model": model,
-                    "settings": settings,
-                    "error": (done.stderr.splitlines() or ["?"])[-1],
-                }
-            )
-            print(
-                model,
-                settings,
-                rows[-1].get("error")
-                or f"{rows[-1]['measured'] / 2**30:.2f} GiB, predicted {rows[-1]['error_percent']:+.2f} %",
-                flush=True,
-            )
+        for settings in ways:
+            row = in_a_process(model, settings, given.device)
+            said = row.get("error")
+            if not said:
+                said = f"{row['measured'] / 2**30:.2f} GiB"
+                said += f", predicted {row['error_percent']:+.2f} %"
+            print(model, settings, said, flush=True)
+            rows.append(row)
     errors = [abs(row["error_percent"]) for row in rows if "measured" in row]
     result = {
         **machine(given.device, "bitsandbytes"),
@@ -125,13 +117,9 @@ def main():
         "largest_error_percent": max(errors, default=None),
         "rows": rows,
     }
-    out = Path(
-        given.out
-        or Path(__file__).with_name(
-            f"memory_{'gpu' if given.device == 'cuda' else 'cpu'}.json"
-        )
-    )
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    device = "gpu" if given.device == "cuda" else "cpu"
+    out = Path(given.out or Path(__file__).with_name(f"memory_{device}.json"))
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{len(errors)} of {len(rows)} measured; written to {out}")
 
 

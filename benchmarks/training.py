@@ -1,33 +1,59 @@
-"""The same training through transformers' Trainer with PEFT, through TRL, and through Tinyforge; and the least that it could take.
+"""The same training through transformers' Trainer with PEFT, TRL, and Tinyforge.
 
-    pip install trl                                 # for that arm, which is left out where trl is missing; nothing else here needs it
-    python benchmarks/training.py                   # writes benchmarks/results/training_cpu.json, or training_cuda.json where there is a GPU
+And the least that it could take.
+
+    # for that arm, which is left out where trl is missing; nothing else here needs it
+    pip install trl
+    # writes benchmarks/results/training_cpu.json, or training_cuda.json where there is a GPU
+    python benchmarks/training.py
     python benchmarks/training.py --rounds 1 --steps 3 --layers 2    # to see that it runs
 
-Model, token ids, labels, order of examples, batches, optimizer, schedule and the random start of the adapter (all linear layers but the head, r=8,
-alpha=16) are the same in all arms; the losses of their steps are compared. Arms take turns, each in a process of its own.
+Model, token ids, labels, order of examples, batches, optimizer, schedule and the random start
+of the adapter (all linear layers but the head, r=8, alpha=16) are the same in all arms; the
+losses of their steps are compared. Arms take turns, each in a process of its own.
 
-transformers  Trainer and get_peft_model, DataCollatorForSeq2Seq (pads to the longest of the batch), the model's own loss.
-trl           SFTTrainer with completion_only_loss, on input_ids and completion_mask. Of its defaults, bf16=True, gradient_checkpointing=True and
-              max_length=1024 are switched off: they would be other work. What else differs from the arm above is TRL's.
+transformers  Trainer and get_peft_model, DataCollatorForSeq2Seq (pads to the longest of the
+              batch), the model's own loss.
+trl           SFTTrainer with completion_only_loss, on input_ids and completion_mask. Of its
+              defaults, bf16=True, gradient_checkpointing=True and max_length=1024 are
+              switched off: they would be other work. What else differs from the arm above is
+              TRL's.
 tinyforge     RealTrainer.train on a JSONL file.
-floor         Forward, and gradients with respect to activations down to the embeddings, of the frozen base: no adapter, no optimizer, no padding, attention
-              example by example (on a CPU the fastest of five ways), logits only at labelled positions. Eager torch and transformers' model.
-least         The floor with two savings that it does not have by its definition: no gradient of the first layer's inputs to q, k and v, which no gradient
-              of an adapter needs, and a head that makes its gradient in place, 256 positions at a time.
+floor         Forward, and gradients with respect to activations down to the embeddings, of
+              the frozen base: no adapter, no optimizer, no padding, attention example by
+              example (on a CPU the fastest of five ways), logits only at labelled positions.
+              Eager torch and transformers' model.
+least         The floor with two savings that it does not have by its definition: no gradient
+              of the first layer's inputs to q, k and v, which no gradient of an adapter
+              needs, and a head that makes its gradient in place, 256 positions at a time.
 
-Models on a CPU, in float32: base, the shipped one on customer_support; wide, SmolLM2-135M's shape with --layers layers, random weights, and rows as long as
-those of instruction data. On a GPU, in bfloat16 with random weights: Llama-3.2-1B's and Llama-2-7B's shape.
-Memory is the most that was held during the training above what was held when it began: resident memory on a CPU, torch.cuda.max_memory_allocated on a GPU.
-Other processes disturb CPU seconds less than wall seconds; one thread (--threads 1) is disturbed least.
+Models on a CPU, in float32: base, the shipped one on customer_support; wide, SmolLM2-135M's
+shape with --layers layers, random weights, and rows as long as those of instruction data. On
+a GPU, in bfloat16 with random weights: Llama-3.2-1B's and Llama-2-7B's shape. Memory is the
+most that was held during the training above what was held when it began: resident memory on a
+CPU, torch.cuda.max_memory_allocated on a GPU. Other processes disturb CPU seconds less than
+wall seconds; one thread (--threads 1) is disturbed least.
 """
 
-import argparse, ctypes, functools, gc, itertools, json, random, re, subprocess, sys, tempfile, threading, time
+import argparse
+import ctypes
+import functools
+import gc
+import itertools
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-import psutil, torch
+import psutil
+import torch
 import torch.nn.functional as F
 from transformers import (
     AttentionInterface,
@@ -92,7 +118,10 @@ def make_model(name, layers, folder):
 
 
 def make_rows(name, count):
-    "Lines of a JSONL file: the shipped ones, or random words, as many as instructions and answers have (medians 40 and 60, at most 512 tokens in all)."
+    """Lines of a JSONL file: the shipped ones, or random words.
+
+    As many as instructions and answers have: medians 40 and 60, at most 512 tokens in all.
+    """
     if name == "base":
         return list(
             itertools.islice(
@@ -166,7 +195,7 @@ class Meter(TrainerCallback):
 
 
 def through_trainer(arm, place, rows, scratch):
-    "Train through transformers, TRL or Tinyforge; each makes a Trainer that carries the meter."
+    "Train through transformers, TRL or Tinyforge; each makes a Trainer with the meter."
     config = TrainingConfig(
         model_name=place,
         output_dir=f"{scratch}/adapter",
@@ -227,7 +256,7 @@ def through_trainer(arm, place, rows, scratch):
             [
                 {
                     "input_ids": e.input_ids,
-                    "completion_mask": [int(l != IGNORED) for l in e.labels],
+                    "completion_mask": [int(label != IGNORED) for label in e.labels],
                 }
                 for e in items
             ]
@@ -314,7 +343,9 @@ def frozen_base(arm, place, rows, meter):
         )
 
     def step(examples):
-        row = lambda lists: torch.tensor(list(itertools.chain(*lists)), device=model.device)
+        def row(lists):
+            return torch.tensor(list(itertools.chain(*lists)), device=model.device)
+
         ids = row(e.input_ids for e in examples)
         after = row(e.labels[1:] + [IGNORED] for e in examples)
         embedded = model.get_input_embeddings()(ids[None]).requires_grad_(arm == "floor")
@@ -341,7 +372,10 @@ def frozen_base(arm, place, rows, meter):
 
 
 def warm_up(place):
-    "A forward and a backward pass: code is read from disk at its first use, which is to be before the measurement in all arms."
+    """A forward and a backward pass.
+
+    Code is read from disk at its first use, which is to be before the measurement in all arms.
+    """
     model = load_base(place).requires_grad_(False)
     model.model.layers[0].input_layernorm.weight.requires_grad_()
     ids = torch.ones((1, 64), dtype=torch.long, device=model.device)
@@ -369,7 +403,7 @@ def one(arm, place, rows, threads):
             through_trainer(arm, place, rows, scratch)
     counted = [e for batch in batches(place, rows)[UNCOUNTED:] for e in batch]
     tokens = sum(len(e.input_ids) for e in counted)
-    labelled = sum(l != IGNORED for e in counted for l in e.labels[1:])
+    labelled = sum(label != IGNORED for e in counted for label in e.labels[1:])
     cpu, wall = (end - begin for begin, end in zip(meter.at[UNCOUNTED - 1], meter.at[-1]))
     return {
         "cpu_seconds": cpu,
@@ -454,16 +488,18 @@ def summary(model, rows):
 def show(model, about):
     "The table of one model."
     print(
-        f"\n{model:14}{'CPU us per labelled':>20}{'and per real token':>20}{'real tokens/s':>16}{'memory MB':>12}{'peak MB':>10}{'loss differs by':>18}"
+        f"\n{model:14}{'CPU us per labelled':>20}{'and per real token':>20}"
+        f"{'real tokens/s':>16}{'memory MB':>12}{'peak MB':>10}{'loss differs by':>18}"
     )
+    apart = about["loss_difference"]
     for arm, m in about["medians"].items():
         print(
-            f"{arm:14}{m['cpu_us_per_labelled_token']:20,.0f}{m['cpu_us_per_token']:20,.0f}{m['tokens_per_second']:16,.0f}{m['memory'] / 1e6:12,.0f}{m['peak'] / 1e6:10,.0f}{about['loss_difference'][arm] or 0:18.1e}"
+            f"{arm:14}{m['cpu_us_per_labelled_token']:20,.0f}{m['cpu_us_per_token']:20,.0f}"
+            f"{m['tokens_per_second']:16,.0f}{m['memory'] / 1e6:12,.0f}"
+            f"{m['peak'] / 1e6:10,.0f}{apart[arm] or 0:18.1e}"
         )
-    print(
-        "  losses agree within 0.001:"
-        f" {'met' if all(apart is not None and apart <= 1e-3 for apart in about['loss_difference'].values()) else 'MISSED'}"
-    )
+    agree = all(each is not None and each <= 1e-3 for each in apart.values())
+    print(f"  losses agree within 0.001: {'met' if agree else 'MISSED'}")
     for ratio in about["ratios"]:
         goal = (
             f"   {'at most' if ratio['name'].startswith('memory') else 'at least'}"
@@ -548,7 +584,8 @@ def main():
                     number,
                     arm,
                     rows[-1].get("error")
-                    or f"{rows[-1]['cpu_seconds']:.2f} CPU s, {rows[-1]['wall_seconds']:.2f} s, {rows[-1]['memory'] / 1e6:,.0f} MB",
+                    or f"{rows[-1]['cpu_seconds']:.2f} CPU s,"
+                    f" {rows[-1]['wall_seconds']:.2f} s, {rows[-1]['memory'] / 1e6:,.0f} MB",
                     flush=True,
                 )
     results = {model: summary(model, rows) for model in given.models}

@@ -1,5 +1,6 @@
 "What the tests share: the files of this checkout, and a copy to try commands in."
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,10 @@ def settings():
 def files():
     "Every file that is tracked or would be, relative to the root."
     listed = subprocess.check_output(
-        ["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, text=True
+        ["git", "ls-files", "-zco", "--exclude-standard"],
+        cwd=ROOT,
+        text=True,
+        encoding="utf-8",
     )
     return [Path(name) for name in sorted(set(listed.split("\0"))) if (ROOT / name).is_file()]
 
@@ -29,25 +33,28 @@ def copy_to(folder):
         shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
 
 
-def python(code, cwd=ROOT):
-    "The output of `code` in a fresh interpreter; what it wrote to stderr is in the error if it fails."
+def python(code, cwd=ROOT, **variables):
+    "The output of `code` in a fresh interpreter, with what it wrote to stderr if it fails."
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
+        env={**os.environ, "PYTHONUTF8": "1", **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def differences(old, new, pattern):
-    "Names of the files matching `pattern` that are not byte for byte the same in both folders."
+    "Names of the files matching `pattern` that are not the same bytes in both folders."
     names = {path.relative_to(top) for top in (old, new) for path in top.glob(pattern)}
-    return sorted(
-        str(name)
-        for name in names
-        if not all((top / name).is_file() for top in (old, new))
-        or (old / name).read_bytes() != (new / name).read_bytes()
-    )
+
+    def same(name):
+        if not all((top / name).is_file() for top in (old, new)):
+            return False
+        return (old / name).read_bytes() == (new / name).read_bytes()
+
+    return sorted(name.as_posix() for name in names if not same(name))

@@ -1,17 +1,23 @@
+import ast
 import re
 import statistics
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
+from importlib.metadata import packages_distributions
+from types import SimpleNamespace
 
 import pytest
 from checkout import ROOT, copy_to, files, python, settings
 
 PACKAGE = settings()["lib_path"]
+FACE = ROOT / PACKAGE / "__init__.py"
 
 
 def test_import_leaves_the_heavy_libraries_alone():
-    heavy = {"torch", "transformers", "peft", "bitsandbytes"}
+    heavy = {"torch", "transformers", "peft", "bitsandbytes", "numpy", "matplotlib"}
     loaded = heavy & set(python(f"import sys, {PACKAGE}; print(*sys.modules)").split())
     assert not loaded, (
         f"import {PACKAGE} imports {sorted(loaded)}. Import them in the functions that need"
@@ -33,32 +39,148 @@ def test_import_is_fast():
     )
 
 
+def names_for_type_checkers():
+    "What the face imports for editors and type checkers: name -> module, without the package."
+    found = {}
+    for block in ast.parse(FACE.read_text(encoding="utf-8")).body:
+        if not (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"):
+            continue
+        for line in block.body:
+            assert isinstance(line, ast.ImportFrom) and not line.level, ast.unparse(line)
+            for alias in line.names:
+                assert alias.asname == alias.name, f"{alias.name} is not seen: say `as` too"
+                found[alias.name] = line.module.removeprefix(f"{PACKAGE}.")
+    return found
+
+
+def test_the_two_lists_of_the_face_agree():
+    listed = python(f"import json, {PACKAGE} as p; print(json.dumps(p._MODULES))")
+    assert names_for_type_checkers() == ast.literal_eval(listed)
+
+
+def test_every_public_name_is_there():
+    python(
+        f"import {PACKAGE} as p\n"
+        "for name in p.__all__:\n"
+        "    assert getattr(p, name) is getattr(p, name), name\n"
+        "    assert name in dir(p)\n"
+        "try:\n"
+        "    p.no_such_name\n"
+        "except AttributeError:\n"
+        "    pass\n"
+        "else:\n"
+        "    raise AssertionError"
+    )
+
+
+def plain(requirement):
+    "The name of a distribution, without versions and as indexes compare them."
+    name = re.match(r"[\w.-]+", requirement)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported_from_others():
+    "The packages of others that the library imports, anywhere: name -> files."
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in {name.partition(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names and name != PACKAGE:
+                    found.setdefault(name, set()).add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_every_import_is_required():
+    config = settings()
+    extras = [key for key in config if key.endswith("_requirements") and key[:3] != "dev"]
+    required = " ".join(config[key] for key in ("requirements", *extras)).split()
+    declared = {plain(requirement) for requirement in required}
+    installed = packages_distributions()
+    missing = {}
+    for name, where in imported_from_others().items():
+        distributions = {plain(each) for each in installed.get(name, [name])}
+        if not distributions & declared:
+            missing[name] = sorted(distributions), sorted(where)
+    assert not missing, f"settings.ini does not require {missing}"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    "Names of the files in a wheel and in a source distribution built from this checkout."
+    "A wheel and a source distribution built from this checkout, and the names of their files."
     folder = tmp_path_factory.mktemp("build")
     copy_to(folder)
     # the hooks pip calls, in this environment: nothing is downloaded
     python("from setuptools import build_meta as b; b.build_wheel('dist')", cwd=folder)
     python("from setuptools import build_meta as b; b.build_sdist('dist')", cwd=folder)
-    with zipfile.ZipFile(*(folder / "dist").glob("*.whl")) as wheel:
-        in_wheel = set(wheel.namelist())
-    with tarfile.open(*(folder / "dist").glob("*.tar.gz")) as sdist:
-        in_sdist = {name.partition("/")[2] for name in sdist.getnames()}
-    return {"wheel": in_wheel, "sdist": in_sdist}
+    (wheel,) = (folder / "dist").glob("*.whl")
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as inside:
+        in_wheel = set(inside.namelist())
+    with tarfile.open(sdist) as inside:
+        in_sdist = {name.partition("/")[2] for name in inside.getnames()}
+    return SimpleNamespace(path=wheel, wheel=in_wheel, sdist=in_sdist)
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_the_whole_package_is_built(built, kind):
+def test_the_whole_package_is_in_the_wheel(built):
     expected = {name.as_posix() for name in files() if name.parts[0] == PACKAGE}
-    missing = sorted(expected - built[kind])
-    assert not missing, (
-        f"the {kind} lacks {missing}. Add their endings to package_data in setup.py"
-    )
+    assert f"{PACKAGE}/py.typed" in expected
+    missing = sorted(expected - built.wheel)
+    assert not missing, f"the wheel lacks {missing}. Add them to package_data in setup.py"
+
+
+def test_the_sources_are_in_the_sdist(built):
+    # what stands in the root is no folder: its files are named by their parts alone
+    folders = {PACKAGE, "nbs", "tests", "tools", "benchmarks"}
+    single = {"conftest.py", "pyproject.toml", "settings.ini", "setup.py", "README.md"}
+    expected = {
+        name.as_posix()
+        for name in files()
+        if name.parts[0] in folders or name.as_posix() in single
+    }
+    missing = sorted(expected - built.sdist)
+    assert not missing, f"the source distribution lacks {missing}. Name them in MANIFEST.in"
+
+
+TRY_IT = f"""
+from pathlib import Path
+import {PACKAGE}
+from {PACKAGE}.cli import main
+from {PACKAGE}.data.shipped import DATASETS
+from {PACKAGE}.models.loading import load_tokenizer
+
+print(Path({PACKAGE}.__file__).parent)
+assert {PACKAGE}.load_base("tinyforge-base")
+assert load_tokenizer().chat_template
+for name in DATASETS:
+    for part in ("train", "heldout"):
+        assert {PACKAGE}.dataset(name, part).is_file()
+assert "124" in str({PACKAGE}.count_parameters("gpt2", 8))
+words = Path({PACKAGE}.__file__).parent / "learn" / "words"
+assert len(list(words.glob("*.txt"))) == 2
+assert main(["params", "tinyforge-base"]) == 0
+"""
+
+
+def test_the_wheel_works_elsewhere(built, tmp_path):
+    "Installed and used far from the checkout: base, data sets, shapes, words, command."
+    installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", installed, built.path], check=True)
+    said = python(TRY_IT, cwd=elsewhere, PYTHONPATH=str(installed), HF_HUB_OFFLINE="1")
+    assert said.splitlines()[0] == str(installed / PACKAGE)
+    assert not list(elsewhere.iterdir())
+    scripts = [path.name for path in installed.rglob("entry_points.txt")]
+    assert scripts, "the command is not declared"
 
 
 def test_nothing_installs_the_other_tinyforge():
-    # the bare name on PyPI is another project's; also with an extra, in quotes, or after options
+    # the bare name on PyPI is another project's; also as an extra, in quotes, after options
     wrong = re.compile(rf"pip3? install (?:-\S+ )*[\"']?{PACKAGE}(?![-\w/])")
     found = []
     for name in files():

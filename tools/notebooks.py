@@ -1,4 +1,4 @@
-"How a notebook is run, for the tests and for tools/run_notebook.py: which cells, and in what kernel."
+"How a notebook is run, for the tests and for run_notebook.py: which cells, what kernel."
 
 import os
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 @dataclass
 class Cell:
     index: int  # place in the notebook's list of cells
-    name: str  # number that Jupyter shows after "Restart and run all", and the first line of code
+    name: str  # Jupyter's number after "Restart and run all", and the first line of code
     skip: str  # why it is not run; empty if it is
 
 
 def load(path, flags=()):
-    "The notebook at `path`, and those of its cells that hold code; cells of the test `flags` given are run."
+    "The notebook at `path`, and its cells that hold code; those with `flags` are run too."
     nb = nbformat.read(path, as_version=4)
     front = NBProcessor(path, procs=FrontmatterProc, process=True).nb
     skip_all = str2bool(getattr(front, "frontmatter_", {}).get("skip_exec", False))
@@ -59,28 +59,37 @@ def load(path, flags=()):
     return nb, cells
 
 
-def threads():
-    "Where several tests run at once, each kernel gets its share of the processors."
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    if workers == 1:
-        return {}
-    share = max(1, (os.cpu_count() or 1) // workers)
-    return {"OMP_NUM_THREADS": str(share), "MKL_NUM_THREADS": str(share)}
+def processors():
+    "How many this process may use."
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads(at_once):
+    "The share of the processors of each of so many kernels; what is set already stays."
+    share = str(max(1, processors() // at_once))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if at_once > 1 else ()
+    return {name: os.environ.get(name, share) for name in names}
 
 
 @contextmanager
-def kernel(nb):
-    "A client for `nb` with a fresh kernel of this same Python, in an empty folder; both go at the end, also on Ctrl-C."
+def kernel(nb, at_once=1):
+    """A client for `nb` with a fresh kernel of this same Python, in an empty folder.
+
+    `at_once` is how many run side by side. Kernel and folder go at the end, also on Ctrl-C.
+    """
     env = {
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         **os.environ,
         "IN_TEST": "1",  # as nbdev_test does: nbdev's own commands do nothing then
-        **threads(),
+        **threads(at_once),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
-    # Installed kernel specs may name another Python. Where none is found, Jupyter starts the running one.
+    # Installed kernel specs may name another Python. Where none is found, Jupyter starts
+    # the running one.
     manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     client = NotebookClient(
         nb,
@@ -88,8 +97,8 @@ def kernel(nb):
         timeout=None,
         record_timing=False,
         shutdown_kernel="immediate",
-        extra_arguments=["--log-level=ERROR"],
-    )  # no warning that loopback is not encrypted
+        extra_arguments=["--log-level=ERROR"],  # no warning that loopback is not encrypted
+    )
     with (
         TemporaryDirectory() as folder,
         client.setup_kernel(cwd=folder, env=env, cleanup_kc=True),

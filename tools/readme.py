@@ -26,7 +26,10 @@ def fence(text, language=""):
 
 
 def render_output(output, alt):
-    "An output as Markdown: Markdown as it is, a picture as its alt text, other text in a fence, nothing of stderr."
+    """An output as Markdown: Markdown as it is, a picture as its alt text, text in a fence.
+
+    Nothing of stderr.
+    """
     if output.output_type == "stream":
         return fence(output.text) if output.name == "stdout" else ""
     data = output.get("data", {})
@@ -50,10 +53,8 @@ def render(nb):
         code = re.sub(r"^\s*#\s*\|.*\n?", "", cell.source, flags=re.M).strip()
         if code and directives.get("echo:", [""])[0] != "false":
             parts.append(fence(code, "python"))
-        parts += [
-            render_output(output, " ".join(directives.get("fig-alt:", [])).strip("\"'"))
-            for output in cell.outputs
-        ]
+        alt = " ".join(directives.get("fig-alt:", [])).strip("\"'")
+        parts += [render_output(output, alt) for output in cell.outputs]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -68,4 +69,5 @@ def main():
         )
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,11 @@
-"Run notebooks in place, each in a fresh kernel, and save their outputs. Cells that the tests skip keep theirs."
+"""Run notebooks in place, each in a fresh kernel, and save their outputs.
+
+Cells that the tests skip keep the outputs they have. A notebook in which a cell fails is left
+as it was, and the next one runs; the exit status says that one failed.
+"""
 
 import argparse
+import ast
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -8,11 +13,51 @@ from pathlib import Path
 import nbformat
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbdev.clean import nbdev_clean
+from nbdev.process import extract_directives
 from notebooks import kernel, load, run
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def without_widgets(outputs):
+    "Outputs without progress bars: on a saved page these stand still, at 0 % or at nothing."
+    return [output for output in outputs if WIDGET not in output.get("data", {})]
+
+
+def strip_widgets(nb):
+    "Take the widgets out of a notebook, and what is kept of their state."
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = without_widgets(cell.outputs)
+    nb.metadata.pop("widgets", None)
+
+
+def is_import(cell):
+    try:
+        body = ast.parse(cell.source).body
+    except SyntaxError:  # a %magic or a !command
+        return False
+    return bool(body) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
+
+
+def is_hidden(cell):
+    return "hide" in extract_directives(cell, remove=False)
+
+
+def strip_hidden_warnings(nb):
+    "What a hidden import warns of is nobody's concern: optional kernels that are not there."
+    for cell in nb.cells:
+        if cell.cell_type == "code" and (is_hidden(cell) or is_import(cell)):
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+
+
+def writes_to_stderr(cell):
+    hidden = is_hidden(cell) or is_import(cell)
+    return not hidden and any(output.get("name") == "stderr" for output in cell.outputs)
 
 
 def run_in_place(path, flags):
-    "Run the notebook at `path` and write it, or leave the file as it is and exit where a cell fails."
+    "Run the notebook at `path` and write it; False, and the file as it was, if a cell fails."
     nb, cells = load(path, flags)
     done = deepcopy(nb)
     with kernel(done) as client:
@@ -23,25 +68,35 @@ def run_in_place(path, flags):
             try:
                 run(client, cell)
             except (CellExecutionError, DeadKernelError) as e:
-                sys.exit(f"{path}: cell {cell.name} failed, nothing was written\n{e}")
-            if any(
-                output.get("name") == "stderr" for output in done.cells[cell.index].outputs
-            ):
-                print(
-                    f"{path}: WARNING: cell {cell.name} wrote to stderr, and the output"
-                    " keeps it",
-                    file=sys.stderr,
-                )
+                print(f"{path}: cell {cell.name} failed, nothing was written\n{e}")
+                return False
+            if writes_to_stderr(done.cells[cell.index]):
+                print(f"{path}: WARNING: cell {cell.name} wrote to stderr, which is kept")
+    strip_widgets(done)
+    strip_hidden_warnings(done)
     nbformat.write(done, path)
     nbdev_clean.__wrapped__(str(path))
-    print(f"{path}: done")
+    print(f"{path}: done", flush=True)
+    return True
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("notebooks", nargs="+", type=Path)
-parser.add_argument(
-    "--flags", default="", help='also run cells marked with these flags, e.g. "slow cuda"'
-)
-args = parser.parse_args()
-for path in args.notebooks:
-    run_in_place(path.resolve(), args.flags.split())
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument(
+        "--flags", default="", help='also run cells marked with these flags, e.g. "slow cuda"'
+    )
+    given = parser.parse_args()
+    paths, flags = [path.resolve() for path in given.notebooks], given.flags.split()
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        parser.error(f"there is no {', '.join(missing)}")
+    failed = [str(path) for path in paths if not run_in_place(path, flags)]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"The site can be built: what nbdev does before Quarto draws it."
+
+import ast
+import subprocess
+
+import nbformat
+import pytest
+from checkout import ROOT, copy_to, files, python
+
+PAGES = [path for path in files() if path.suffix == ".ipynb"]
+
+
+def mixed(source):
+    "Whether a cell holds an import and something else, which nbdev would run for the site."
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    body = ast.parse("\n".join(lines)).body
+    imports = (ast.Import, ast.ImportFrom)
+    holds_one = any(isinstance(node, imports) for part in body for node in ast.walk(part))
+    return holds_one and not all(isinstance(node, imports) for node in body)
+
+
+def is_exported(source):
+    return any(line.startswith(("#| export", "#|export")) for line in source.splitlines())
+
+
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("import os\nfrom a import b", False),
+        ("x = 1", False),
+        ("import os\nx = 1", True),
+        ("def f():\n    import os", True),
+        ("%matplotlib inline\nimport os", False),
+    ],
+)
+def test_a_mixed_cell_is_seen(source, found):
+    assert mixed(source) == found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_import_cells_hold_imports_only(page):
+    cells = nbformat.read(ROOT / page, as_version=4).cells
+    wrong = [
+        cell.source
+        for cell in cells
+        if cell.cell_type == "code" and not is_exported(cell.source) and mixed(cell.source)
+    ]
+    assert not wrong, (
+        f"{page}: {len(wrong)} cells hold an import and code, and nbdev runs such a cell alone"
+        f" for the site. Put the imports into a cell of their own. The first:\n{wrong[0]}"
+    )
+
+
+BUILD = """
+from nbdev.config import get_config
+from nbdev.doclinks import _build_modidx
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+refresh_quarto_yml()
+_build_modidx()
+nbdev_sidebar.__wrapped__()
+if __name__ == "__main__":
+    print(proc_nbs(force=True, n_workers=2))
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    "A copy of the checkout in which nbdev has processed every notebook, as `nbdev_docs` does."
+    folder = tmp_path_factory.mktemp("site")
+    copy_to(folder)
+    for command in ("init -q", "add -A", "commit -qm before"):
+        who = ["-c", "user.name=site", "-c", "user.email=site@localhost"]
+        subprocess.run(["git", *who, *command.split()], cwd=folder, check=True)
+    script = folder.with_name("build_site.py")
+    script.write_text(BUILD, encoding="utf-8")
+    python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", cwd=folder)
+    return folder
+
+
+def test_every_page_is_processed(built):
+    made = {path.relative_to(built / "_proc") for path in (built / "_proc").rglob("*.ipynb")}
+    expected = {page.relative_to("nbs") for page in PAGES}
+    assert made == expected, f"not processed: {sorted(map(str, expected - made))}"
+
+
+def test_the_index_names_methods_by_their_class(built):
+    text = (built / "tinyforge" / "_modidx.py").read_text(encoding="utf-8")
+    for name in ("RealTrainer.train", "Adapters.load", "Adapters.merge"):
+        assert f".{name}'" in text, f"{name} is not in the site's index"
+
+
+def test_nothing_is_left_behind(built):
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    left = subprocess.check_output(status, cwd=built, text=True)
+    assert not left, f"building the site changes or leaves files:\n{left}"
+
+
+def test_every_page_is_in_the_sidebar(built):
+    sidebar = (built / "nbs" / "sidebar.yml").read_text(encoding="utf-8")
+    missing = [page.name for page in PAGES if page.name not in sidebar]
+    assert not missing, f"not in the sidebar: {missing}"
