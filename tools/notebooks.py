@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import nbformat
 from fastcore.basics import str2bool
+from forked import forked_kernels
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
@@ -101,6 +102,7 @@ def kernel(nb, at_once=1):
     )
     with (
         TemporaryDirectory() as folder,
+        forked_kernels(),
         client.setup_kernel(cwd=folder, env=env, cleanup_kc=True),
     ):
         yield client
