@@ -42,7 +42,8 @@ def serve(arguments, folder, env, ready):
     if "OMP_NUM_THREADS" in env:  # torch read it when it was loaded, perhaps before it was set
         torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
 
-    kernelapp.launch_new_instance(arguments)
+    parent = f"--IPKernelApp.parent_handle={os.getppid()}"  # with which the kernel ends
+    kernelapp.launch_new_instance([*arguments, parent])
 
 
 class ForkedKernel:
