@@ -66,6 +66,8 @@ class TrainResult(Report):
     evaluations: list = field(default_factory=list)  # (step, held-out loss in the same unit)
     best_step: int | None = None  # whose weights were saved; None: those of the last step
     stopped: str = ""  # why it ended before its last step
+    used: list = field(default_factory=list)  # what made its steps fast
+    unused: dict = field(default_factory=dict)  # what did not -> why
 
     @property
     def first_loss(self) -> float:
@@ -96,6 +98,9 @@ class TrainResult(Report):
             rows.append(("held out", self._held_out()))
         if self.stopped:
             rows.append(("stopped", self.stopped))
+        if self.used:
+            rows.append(("fast by", ", ".join(self.used)))
+        rows += [("not used", f"{what}: {why}") for what, why in self.unused.items()]
         return [
             *rows,
             ("speed", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s"),

@@ -1,0 +1,95 @@
+"What makes a step fast is used where the model itself, asked once, agrees that it is right."
+
+import json
+
+import pytest
+import torch
+
+import tinyforge
+from tinyforge.compat import quiet
+from tinyforge.compute.attention import flattening_fault
+from tinyforge.models.loading import load_tokenizer
+
+ALL = ["flattened rows", "attention by example", "update in place", "frozen head in pieces"]
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+WIDE = {**SMALL, "intermediate_size": 96, "num_key_value_heads": 2, "initializer_range": 0.2}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+FAMILIES = {  # model_type -> what its configuration is given
+    "llama": WIDE,
+    "mixtral": {**WIDE, "num_local_experts": 8},
+    "qwen3_moe": {**WIDE, **EXPERTS},
+    "gemma2": {**WIDE, "head_dim": 16},
+    "mistral": {**WIDE, "sliding_window": 8},
+    "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4, "initializer_range": 0.2},
+    "opt": {**SMALL, "ffn_dim": 96, "word_embed_proj_dim": 64, "init_std": 0.2},
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
+}
+
+
+def make(kind, **options):
+    "A random model of a family, for the tokens of the shipped base."
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokens = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    config = AutoConfig.for_model(kind, vocab_size=3072, **tokens, **FAMILIES[kind], **options)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def trained(kind, folder):
+    "The report of two steps on a random model of a family."
+    with quiet():
+        make(kind).save_pretrained(folder / "base")
+    load_tokenizer().save_pretrained(folder / "base")
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n} and more."} for n in range(8)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = tinyforge.TrainingConfig(
+        model_name=str(folder / "base"),
+        output_dir=str(folder / "adapter"),
+        learning_rate=1e-2,
+        trainer_args={"max_steps": 2},
+    )
+    return tinyforge.RealTrainer(config).train(folder / "rows.jsonl", show=False)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3_moe"])
+def test_case_18_all_of_it_is_used(kind, tmp_path):
+    "A dense model and two mixtures: everything that makes a step fast is used, and said."
+    result = trained(kind, tmp_path)
+    assert result.used == ALL and result.batching == "flattened"
+    assert "fast by" in repr(result)
+
+
+@pytest.mark.parametrize(
+    "kind, what, why",
+    [
+        ("gemma2", "frozen head in pieces", "something is done to its logits"),
+        ("mistral", "attention by example", "window of 8 tokens"),
+        ("bloom", "flattened rows", ""),
+        ("mamba", "flattened rows", ""),
+    ],
+)
+def test_case_18_what_is_not_used_has_a_reason(kind, what, why, tmp_path):
+    "What a model does not read rightly is left out, with the reason in the report."
+    result = trained(kind, tmp_path)
+    assert what not in result.used and why in result.unused[what]
+    assert (result.batching == "padded") == (what == "flattened rows")
+    assert f"{what}: {result.unused[what]}" in repr(result)
+
+
+@pytest.mark.parametrize("kind", ["bloom", "opt"])
+def test_case_18_still_false(kind):
+    "Laid end to end with a mask alone, the examples of these two see each other."
+    assert flattening_fault(make(kind))
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3_moe"])
+def test_case_18_a_leak_of_a_millionth(kind):
+    "One part in a million of another example is caught, in mixtures too."
+    model = make(kind)
+    assert not flattening_fault(model) and not flattening_fault(model, by_example=True)
+    block = model.model.layers[0]
+    hook = block.register_forward_hook(lambda module, args, out: out + 1e-6 * out[:, :1])
+    assert "see" in flattening_fault(model)
+    assert "see" in flattening_fault(model, by_example=True)
+    hook.remove()
