@@ -18,9 +18,12 @@ from tinyforge.data.examples import (
     load_examples,
     row_encoder,
 )
+from ..data.inspecting import place_of
+from ..data.records import read_rows
 from ..errors import ConfigError, DataError
 from ..models.loading import position_limit
 from ..models.tasks import CAUSAL, CLASSIFICATION, Task
+from ..reports import say
 from .config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -78,32 +81,36 @@ def check_length(
     limit, longest = position_limit(config), max(examples, key=length)
     if limit and length(longest) > limit:
         raise ConfigError(
-            f"max_length lets line {longest.line} have {length(longest)} tokens, but the model"
-            f" takes {limit}",
+            f"max_length lets {place_of(longest.line, longest.file)} have {length(longest)}"
+            f" tokens, but the model takes {limit}",
             "TrainingConfig",
             f"set max_length={limit} or less",
         )
 
 # %% ../../nbs/library/training/preparing.ipynb #p021
 def training_data(
-    data,  # a JSONL file
+    data,  # a file, several, or any iterable of mappings
     config: TrainingConfig,
     task: Task,
     tokenizer: "PreTrainedTokenizerBase",
     saved: "SavedAdapter | None" = None,  # the adapter to begin with
+    show: bool = True,  # whether a person watches
 ) -> tuple[Examples, Examples | None]:
     "The examples to train on and those to evaluate on; DataError lists every bad line."
+    read = read_rows(data, config.columns)  # once: what can be read only once is no exception
     classes: tuple[str, ...] = ()
     if task == CLASSIFICATION:
-        classes = saved.classes if saved else class_names(data)
+        classes = saved.classes if saved else class_names(read)
     length, on_prompt = config.max_length, config.train_on_prompt
-    encode_row = row_encoder(task, tokenizer, length, on_prompt, classes)
+    encode_row = None
+    if task != CAUSAL:
+        encode_row = row_encoder(task, tokenizer, length, on_prompt, classes)
 
-    def load(path):
-        options = length, on_prompt, config.on_bad_line, encode_row
-        return replace(load_examples(path, tokenizer, *options), classes=classes)
+    def load(rows):
+        options = length, on_prompt, config.on_bad_line, encode_row, config.columns, show
+        return replace(load_examples(rows, tokenizer, *options), classes=classes)
 
-    examples = load(data)
+    examples = load(read)
     if config.eval_fraction:
         return hold_out(examples, config.eval_fraction, config.seed)
     if config.eval_data is None:
@@ -128,7 +135,7 @@ def check_held_out(
     trained = {tuple(e.input_ids) for e in examples}
     both = len(trained & {tuple(e.input_ids) for e in held_out})
     if both:
-        print(
+        say(
             f"{held_out.path}: {both} of its examples are trained on too; their loss says what"
             " is remembered, not what was learned"
         )
