@@ -44,6 +44,7 @@ from tinyforge.folders import (
 from ..models.loading import ensure_template, load_base, load_tokenizer, usual_dtype
 from ..models.names import model_config, same_model
 from ..models.tasks import CAUSAL, CLASSIFICATION, task_of
+from ..models.writing import copy_processor, save_model, save_tokenizer
 
 # %% ../../nbs/library/adapters/exporting.ipynb #m042
 def _quantisation(name):
@@ -91,7 +92,9 @@ def _tokenizer_for(path, name, task):
     if (path / "tokenizer_config.json").is_file():
         try:
             with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(
+                    str(path), local_files_only=True, trust_remote_code=False
+                )
         except Exception as e:  # a damaged file fails in many ways
             said = (str(e).splitlines() or [type(e).__name__])[0]
             raise AdapterError(
@@ -179,8 +182,9 @@ def _write(merge, folder):
         _part_ways(merge.model)
     try:
         with quiet():
-            merge.model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            save_model(merge.model, folder)
+            save_tokenizer(tokenizer, folder)
+            copy_processor(merge.report.base, folder)
         if untied:
             _edit(folder / "config.json", tie_word_embeddings=False)
         if ends:

@@ -15,6 +15,7 @@ import torch
 from .checks import AGAIN, check_config, check_origin, check_tensors
 from .format import SavedAdapter
 from ..errors import AdapterError
+from ..models.lasting import loadable_name
 from tinyforge.folders import (
     PROVENANCE,
     as_folder,
@@ -139,8 +140,11 @@ def write_files(
     "Write the files of an adapter in PEFT's format; AdapterError if they read otherwise."
     from safetensors.torch import save_file
 
-    config = json.dumps(saved.config, indent=1, default=str)
-    (folder / "adapter_config.json").write_text(config)
+    config, base = dict(saved.config), saved.config.get("base_model_name_or_path")
+    if base:
+        config["base_model_name_or_path"] = loadable_name(base)  # PEFT goes by it
+    text = json.dumps(config, indent=1, default=str)
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in saved.tensors.items()}
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     if saved.origin:

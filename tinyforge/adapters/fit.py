@@ -17,7 +17,7 @@ from torch import nn
 from .format import Factors, SavedAdapter, lengths
 from ..errors import AdapterError
 from ..folders import PROVENANCE
-from ..models.names import same_model
+from ..models.names import BASE, file_digest, same_model
 
 # %% ../../nbs/library/adapters/fit.ipynb #v1008
 _RULES = (
@@ -194,19 +194,31 @@ def check_fit(
         refuse("it would change nothing", "train it first")
 
 # %% ../../nbs/library/adapters/fit.ipynb #s015
+def _has_moved(recorded, base):
+    "Whether a base that is nowhere here by its old name may be the one at `base`."
+    if Path(recorded).expanduser().exists() or not Path(base).expanduser().exists():
+        return False
+    return recorded != BASE  # its shapes are compared, and its other name is said
+
+
 def check_base(
     saved: SavedAdapter,
     base: str,  # name or folder
     path: str,  # for the message
 ) -> None:
-    "AdapterError for an adapter of another base."
+    "AdapterError for an adapter of another base; one that was a folder may have moved."
     recorded = saved.origin.get("base")
-    if recorded and not same_model(recorded, base):
+    digest = saved.origin.get("base_sha256")
+    if digest and digest == file_digest(base):
+        return  # the same GGUF file, wherever it lies now
+    names = [name for name in (recorded, saved.base) if name]  # here, and from another folder
+    moved = not digest and any(_has_moved(name, base) for name in names)
+    if recorded and not moved and not any(same_model(name, base) for name in names):
         raise AdapterError(
             f"was trained on {recorded}, not on {base}",
             str(path),
-            "load it on its own base; if that has only moved, write its new place as base"
-            f" into {PROVENANCE}",
+            "load it on its own base, as model_name; if that is only called otherwise now,"
+            f" write its new name as base into {PROVENANCE}",
         )
     if saved.base and Path(saved.base).name != Path(base).name:
         print(

@@ -17,7 +17,7 @@ from .files import read_adapter
 from .store import AdapterTable, describe
 from ..errors import AdapterError, ModelError, TinyforgeError
 from ..folders import as_folder
-from ..models.names import model_location
+from ..models.names import is_gguf, model_location
 from ..reports import Report, megabytes
 
 # %% ../../nbs/library/adapters/folder.ipynb #b4c588
@@ -47,6 +47,8 @@ def _base_bytes(root, name):
     except (ModelError, OSError, TypeError):
         pass
     for place in places:
+        if is_gguf(place) and place.is_file():
+            return place.stat().st_size
         if place.is_dir() and (place / "config.json").is_file():
             size = _weight_bytes(place)
             if size:

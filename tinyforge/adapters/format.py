@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import AdapterError
+from ..models.lasting import known_name
 
 # %% ../../nbs/library/adapters/format.ipynb #f003
 @torch.no_grad()
@@ -435,8 +437,13 @@ class SavedAdapter:
 
     @property
     def base(self) -> str | None:
-        "The name of its base, where it was trained."
-        return self.origin.get("base") or self.config.get("base_model_name_or_path")
+        "The name of its base, where it was trained; its path, if only that leads there now."
+        noted, written = self.origin.get("base"), self.config.get("base_model_name_or_path")
+        if not written or not isinstance(written, str):
+            return noted
+        written = known_name(written)
+        moved = noted and not Path(noted).expanduser().is_dir() and Path(written).is_dir()
+        return written if moved or not noted else noted
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -26,9 +26,10 @@ def upper_bound(
 ) -> float:  # bytes; infinite if the shape does not say what is needed
     "More than a step can take, in a moment; checked against simulations."
     text = shape.get_text_config()
-    if not all(hasattr(text, name) for name in _NEEDED):
+    try:
+        hidden, layers, heads, vocab = (getattr(text, name) for name in _NEEDED)
+    except (AttributeError, RuntimeError):  # it has none, or one for each layer
         return math.inf
-    hidden, layers, heads, vocab = (getattr(text, name) for name in _NEEDED)
     tokens = step.batch_size * step.seq_len
     per_token = 16 * vocab + layers * (400 * hidden + 16 * heads * step.seq_len)
     return 16 * sum(p.numel() for p in skeleton(shape).parameters()) + tokens * per_token

@@ -20,6 +20,7 @@ from torch import nn
 from tinyforge.adapters.peft_layers import (
     ADAPTER,
     LoraSettings,
+    adapted_targets,
     lora_config,
     put_layers_on,
 )
@@ -32,7 +33,6 @@ from ..data.chat import IGNORED, Example
 from ..errors import ConfigError, ModelError
 from ..models.loading import check_quantizable, quantization_config, skeleton
 from ..models.names import model_config
-from ..models.targets import resolve_targets
 from ..models.tasks import CAUSAL
 from tinyforge.settings import (
     Rule,
@@ -192,7 +192,7 @@ def _adapted(model, s):
     "PEFT's model, from the builder that the trainer uses."
     model.requires_grad_(False)
     settings = LoraSettings(lora_r=s.r, lora_alpha=2 * s.r, lora_dropout=s.lora_dropout)
-    lora = lora_config(settings, resolve_targets(model, s.targets).names, CAUSAL)
+    lora = lora_config(settings, adapted_targets(model, s.targets).names, CAUSAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on saving and loading, which do not happen here
         model = put_layers_on(

@@ -18,7 +18,7 @@ from ..data.examples import Examples
 from ..errors import ConfigError, ModelError
 from ..memory.fits import check_fits
 from ..memory.step import CHOICES, StepSettings
-from ..models.loading import skeleton, usual_dtype
+from ..models.loading import FOUR_BITS, quantised_as, skeleton, usual_dtype
 from ..models.names import model_config
 from .config import TrainingConfig
 
@@ -128,7 +128,12 @@ def check_memory(
     loaded: int = 0,  # bytes of the base, if it is in memory already
 ) -> None:
     "Print what a run takes where memory is short; ConfigError if it cannot fit."
-    shape = model_config(config.model_name)
+    shape = model_config(config.model_name, config.trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if how := quantised_as(shape):
+        if how != FOUR_BITS:
+            return  # what other bits take is not known here
+        config = replace(config, load_in_4bit=True)
+        del shape.quantization_config
     step = largest_step(config, shape, examples, device)
     check_fits(step, shape, loaded, smaller_steps(config, shape, examples, device))
