@@ -19,6 +19,8 @@ from tinyforge import (
     what_fits,
 )
 
+from tinyforge.generation.model import AdaptedModel
+
 
 def fine_tune(data: Path, folder: str) -> TrainResult:
     config = TrainingConfig(
@@ -45,6 +47,20 @@ def ask(folder: str, questions: list[str]) -> list[str]:
     share: float = trainer.exact_match(dataset("customer_support", "heldout"))
     print(f"{share:.1%}")
     return list(answers)
+
+
+def talk(folder: str) -> str:
+    model = AdaptedModel("tinyforge-base", folder)
+    turns = [{"role": "user", "content": "Hi"}]
+    said = model.generate(turns, system="Be brief.", temperature=0, stop=["\n\n"])
+    options = {"enable_thinking": False}
+    for piece in model.stream(turns, adapter=folder, chat=options, seed=3, stop="."):
+        print(piece, end="")
+    report = model.evaluate([{"q": "Hi", "a": "Ho"}], columns={"q": "question", "a": "answer"})
+    for missed in report.missed:
+        print(missed.line, missed.expected, missed.said)
+    print(report.loss, report.perplexity, report.exact_match, report.to_dict())
+    return str(said)
 
 
 def swap(folders: list[str]) -> None:
