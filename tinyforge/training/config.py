@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from ..adapters.peft_layers import LoraSettings
 from ..errors import ConfigError
 from tinyforge.settings import (
+    Rule,
+    are_names,
     check_settings,
     flag,
     mapping,
@@ -31,16 +33,18 @@ _OURS_AS = {  # what Trainer calls a field of ours
     "activation_checkpointing": "gradient_checkpointing",
 }
 _OURS = """output_dir num_train_epochs per_device_train_batch_size gradient_accumulation_steps
-learning_rate seed eval_steps save_steps remove_unused_columns report_to disable_tqdm
-save_strategy label_names gradient_checkpointing activation_checkpointing""".split()
+learning_rate seed eval_steps save_steps remove_unused_columns disable_tqdm
+save_strategy label_names gradient_checkpointing activation_checkpointing
+overwrite_output_dir push_to_hub""".split()
 _UNUSED = """label_smoothing_factor load_best_model_at_end metric_for_best_model
-greater_is_better push_to_hub eval_strategy do_eval resume_from_checkpoint group_by_length
+greater_is_better eval_strategy do_eval resume_from_checkpoint group_by_length
 train_sampling_strategy length_column_name data_seed save_total_limit save_only_model
-per_device_eval_batch_size hub_token hub_model_id hub_strategy hub_private_repo""".split()
+per_device_eval_batch_size hub_always_push""".split()
 _UNFIT = {
     "accelerator_config": "batches here are rows of several examples, and must not be split",
     "use_liger_kernel": "the loss is computed here",
 }
+_OF_THE_HUB = "hub_token hub_model_id hub_strategy hub_private_repo hub_revision".split()
 _NEED_LORA = ("use_rslora", "use_dora", "modules_to_save", "loraplus_lr_ratio")
 
 
@@ -63,6 +67,25 @@ def _trainer_clashes(config):
         yield (
             f"trainer_args sets {names}, which TrainingConfig sets",
             f"use {', '.join(called)} instead",
+        )
+
+
+def _report_clashes(config):
+    "Settings of who is told how a run goes, and of where its result goes."
+    given = config.trainer_args
+    if config.report_to is not None and "report_to" in given:
+        yield "report_to is set, and trainer_args sets it too", "keep one of them"
+    for name in _OF_THE_HUB:
+        if name in given and not config.push_to_hub:
+            yield (
+                f"trainer_args sets {name}, and push_to_hub is False",
+                "set push_to_hub=True too, or leave it out",
+            )
+    if given.get("hub_strategy", "end") not in ("end", "every_save"):
+        yield (
+            f"trainer_args sets hub_strategy to {given['hub_strategy']!r}: what is pushed is"
+            " the result, once it is written",
+            "leave it out",
         )
 
 
@@ -104,12 +127,17 @@ def clashes(
 ) -> Iterator[tuple[str, str]]:  # what, and what to do
     "Settings of which one would change nothing, or undo another."
     yield from _trainer_clashes(config)
+    yield from _report_clashes(config)
     yield from _evaluation_clashes(config)
     if not config.use_lora:
         yield from _full_clashes(config)
 
 # %% ../../nbs/library/training/config.ipynb #c008
 _COUNT = whole_number(1, 1 << 30).or_none()
+_REPORTERS = Rule(
+    lambda value: value is None or value == [] or isinstance(value, str) or are_names(value),
+    'None, a name such as "tensorboard", or a list of names',
+)
 
 
 @refuses_unknown()
@@ -120,8 +148,18 @@ class TrainingConfig(LoraSettings):
     model_name: str = setting(
         "tinyforge-base", "the shipped base, a Hub id, or a local folder", path
     )
-    output_dir: str = setting("./my-adapter", "where the result goes", path)
+    output_dir: str | None = setting(
+        None,
+        "where the result goes; a new folder each time if None: my-adapter, my-adapter-2 ...",
+        path.or_none(),
+    )
+    overwrite_output_dir: bool = setting(
+        False, "whether an earlier result in output_dir may be replaced", flag
+    )
     load_in_4bit: bool = setting(False, "the base in four bits (NF4)", flag)
+    trust_remote_code: bool = setting(
+        False, "run code that lies in the model's own files; read it first", flag
+    )
     gradient_checkpointing: bool = setting(
         False, "compute blocks again in the backward pass, instead of keeping them", flag
     )
@@ -140,6 +178,9 @@ class TrainingConfig(LoraSettings):
         '"skip": train without lines that cannot be used',
         one_of("error", "skip"),
     )
+    columns: dict | None = setting(
+        None, "their names of columns -> ours: {'ask': 'question'}", mapping.or_none()
+    )
     eval_data: str | None = setting(
         None, "a JSONL file whose loss is measured after each epoch", path.or_none()
     )
@@ -156,6 +197,14 @@ class TrainingConfig(LoraSettings):
     seed: int = setting(
         0, "of the adapter's start and the order of examples", whole_number(0, 2**32 - 1)
     )
+    report_to: str | list | None = setting(
+        None,
+        'who is told how it goes: "tensorboard", "wandb", "all", "none", or a list',
+        _REPORTERS,
+    )
+    push_to_hub: bool = setting(
+        False, "whether the result goes to the Hub too; trainer_args: hub_model_id", flag
+    )
     trainer_args: dict = setting(
         {}, "anything else for transformers.TrainingArguments", mapping
     )
@@ -164,7 +213,8 @@ class TrainingConfig(LoraSettings):
         check_settings(self, "TrainingConfig")
         for what, do in clashes(self):
             raise ConfigError(what, "TrainingConfig", do)
-        self.output_dir = os.path.expanduser(self.output_dir)
+        if self.output_dir is not None:
+            self.output_dir = os.path.expanduser(self.output_dir)
 
     @classmethod
     def minimal(cls, **changes) -> "TrainingConfig":

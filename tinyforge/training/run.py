@@ -9,22 +9,31 @@ __all__ = ['made_of', 'digest', 'origin', 'Run']
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.chat import Example
 from ..data.examples import Examples
 from ..folders import versions
+from ..generation.prompts import shared_system
 from .checkpoints import Checkpoints, Progress
 from .config import TrainingConfig
+from .processes import process_count
 from .result import TrainResult
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    import torch
+    from transformers import TrainerCallback, TrainingArguments
 
 # %% ../../nbs/library/training/run.ipynb #u011
-_MAKE_NO_OTHER = ("output_dir", "save_steps", "eval_data")  # the last counts by its bytes
+# settings that make no other run; files count by their bytes
+_MAKE_NO_OTHER = """output_dir overwrite_output_dir save_steps eval_data report_to
+push_to_hub""".split()
+_NO_OTHER_ARGUMENTS = """report_to logging_dir run_name hub_token hub_model_id hub_strategy
+hub_private_repo hub_revision""".split()
+# settings of a later version: left out where they change nothing
+_LATER = {"columns": None, "trust_remote_code": False}
 
 
 def made_of(
@@ -34,8 +43,14 @@ def made_of(
 ) -> dict:
     "What has to be the same for a run to go on: settings, and the bytes of its files."
     settings = {k: v for k, v in asdict(config).items() if k not in _MAKE_NO_OTHER}
+    for name, usual in _LATER.items():
+        if settings.get(name) == usual:
+            settings.pop(name, None)
+    arguments = settings["trainer_args"].items()
+    settings["trainer_args"] = {k: v for k, v in arguments if k not in _NO_OTHER_ARGUMENTS}
     evaluated = held_out.sha256 if held_out else None
-    return {**settings, "data": examples.sha256, "eval_data": evaluated}
+    processes = {"processes": process_count()} if process_count() > 1 else {}
+    return {**settings, **processes, "data": examples.sha256, "eval_data": evaluated}
 
 
 def digest(
@@ -52,13 +67,20 @@ def origin(
     settings: dict | None = None,  # of the adapter, where they are not the configuration's
 ) -> dict:  # what JSON can hold
     "Where a result comes from."
+    system = shared_system(examples.rows)
     given = {**asdict(config), **(settings or {})}
+    arguments = given["trainer_args"].items()
+    given["trainer_args"] = {k: v for k, v in arguments if k != "hub_token"}  # a secret
     data = {
         "file": Path(examples.path).name,
+        **({"files": examples.files} if examples.files else {}),
         "sha256": examples.sha256,
         "examples": len(examples),
+        **({"system": system} if system else {}),
         "cut": examples.cut,
-        "skipped_lines": [line for line, _ in examples.skipped],
+        "skipped_lines": [
+            f"{p.file}:{p.line}" if p.file else p.line for p in examples.skipped
+        ],
     }
     return {
         "base": str(config.model_name),
@@ -81,6 +103,9 @@ class Run:
     arguments: "TrainingArguments"  # of transformers
     checkpoints: Checkpoints | None = None  # where it is kept; None: nowhere
     place: Path | None = None  # the checkpoint to go on from; None: begin anew
+    callbacks: list["TrainerCallback"] = field(default_factory=list)  # of transformers
+    # what was trained, whole, if it was spread over processes
+    weights: dict[str, "torch.Tensor"] | None = None
 
     @property
     def made_of(self) -> dict:

@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..folders import read_provenance, why, write_provenance, written_whole
 from ..models.loading import LoadedBase
 from ..models.tasks import CLASSIFICATION
+from ..models.writing import copy_processor, save_model, save_tokenizer
 from .result import TrainResult
 from .run import Run
 
@@ -35,7 +36,8 @@ def write_result(
             write_files(trained, folder)
         else:
             write_model(folder, loaded, origin["kind"])
-        loaded.tokenizer.save_pretrained(folder)
+            copy_processor(loaded.name, folder)
+        save_tokenizer(loaded.tokenizer, folder)
     write_provenance(folder, origin)
 
 
@@ -49,7 +51,7 @@ def write_model(
     if loaded.task != CLASSIFICATION:
         ends = end_tokens(model, loaded.tokenizer, loaded.task, kind)
         model.generation_config.eos_token_id = ends
-    model.save_pretrained(folder)
+    save_model(model, folder)
 
 
 def save_result(

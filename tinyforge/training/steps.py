@@ -8,30 +8,43 @@ __all__ = ['with_lines', 'count_tokens', 'sums_of_losses', 'loraplus_optimizer',
 # %% ../../nbs/library/training/steps.ipynb #s004
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl
+from transformers.trainer_utils import speed_metrics
 
 from ..compute.head import token_losses
 from ..data.batches import on_device
 from ..errors import ConfigError, TrainingError
 from .callbacks import GradientCheck, Pace, ProgressBar
-from .checks import check_step, not_finite
-from .loop import LongestFirst, put_back, trained_parameters
+from .checks import check_step, not_finite, number_of
+from tinyforge.training.loop import (
+    LongestFirst,
+    Share,
+    WithBlank,
+    is_spread,
+    put_back,
+    whole_parameters,
+)
+from .reporting import Handler
 from .run import Run
 
 # %% ../../nbs/library/training/steps.ipynb #s011
 def with_lines(
     collate: Callable,  # examples -> batch
+    files: Sequence[str] = (),  # if there are several
 ) -> Callable:  # the same
-    "Batches that also say where their examples stand in the file."
+    "Batches that also say where their examples stand in the file, or the files."
 
     def collate_with_lines(examples):
-        lines = torch.tensor([e.line for e in examples])
+        lines = torch.tensor([number_of(e.line, e.file, files) for e in examples])
         return {**collate(examples), "lines": lines}
 
     return collate_with_lines
@@ -40,7 +53,8 @@ def with_lines(
 def count_tokens(
     batches: list[dict],  # the micro-batches of a step
 ) -> tuple[int, int]:  # labelled, read
-    "The tokens of a step; padding is not read."
+    "The tokens of a step; padding is not read, and a blank example is padding."
+    batches = [b for b in batches if b["lines"].any()]
     labelled = sum(int((b["labels"] >= 0).sum()) for b in batches)
     real = [b.get("attention_mask", torch.ones_like(b["input_ids"])) for b in batches]
     return labelled, sum(int(mask.sum()) for mask in real)
@@ -77,6 +91,14 @@ def loraplus_optimizer(
         **options,
     )
 
+# %% ../../nbs/library/training/steps.ipynb #s141
+class _TurnLoader(DataLoader):
+    "Batches of this process; each epoch has its own order."
+
+    def set_epoch(self, epoch: int) -> None:
+        "Which epoch comes next; Trainer says it."
+        self.batch_sampler.set_epoch(epoch)
+
 # %% ../../nbs/library/training/steps.ipynb #s041
 class LabelledTokenTrainer(Trainer):
     "transformers' Trainer for a `Run`: the loss per labelled token of the whole step."
@@ -92,22 +114,28 @@ class LabelledTokenTrainer(Trainer):
         adapter: str | None = None,  # what PEFT calls what is trained
         asked: Sequence = (),  # from `stop_on_signal`
         show: bool = False,  # whether a person watches
+        tokenizer=None,  # of the model, for callbacks
     ):
         super().__init__(
             model=model,
             args=run.arguments,
             train_dataset=run.examples,
-            data_collator=with_lines(collate),
+            data_collator=with_lines(collate, run.examples.files),
+            callbacks=list(run.callbacks),
         )
         self.run, self.adapter = run, adapter
+        self.processes = self.args.world_size
+        self.lost: list[int] = []  # lines of this process whose loss is no number
         # of the best evaluation
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.written: int | None = None  # the last step of which there is a checkpoint
         self.pace = Pace(self, asked)
         self.bar = ProgressBar(run.progress, show)
+        self.callback_handler = Handler(self, run.callbacks, tokenizer)
+        printer = [c for c in self.callback_handler.callbacks if type(c) is PrinterCallback]
+        self.remove_callback(printer[-1])  # the last is Trainer's own
         for callback in (GradientCheck(model), self.pace, self.bar):
             self.add_callback(callback)
-        self.remove_callback(PrinterCallback)
 
     def carry_out(self) -> None:
         "Train to the end, or until a stop is asked for; a run that was finished is put back."
@@ -118,6 +146,7 @@ class LabelledTokenTrainer(Trainer):
                 self.restore(run.place)
             else:
                 self.train(resume_from_checkpoint=str(run.place) if run.place else None)
+                self.note_stop()
         finally:
             if getattr(self, "neftune_hook_handle", None) is not None:
                 self.neftune_hook_handle.remove()  # an error would leave its noise on the base
@@ -125,11 +154,30 @@ class LabelledTokenTrainer(Trainer):
             self.model.eval()
         self.pace.tick()
 
+    def note_stop(self) -> None:
+        "Note that a callback ended the run before its last step, if one did."
+        step, last, progress = self.state.global_step, self.state.max_steps, self.run.progress
+        if step < last and not progress.stopped and not self.pace.asked:
+            progress.stopped = f"after {step} of {last} steps: a callback asked to stop"
+
     def _get_train_sampler(self, dataset=None):
         c = self.run.config
-        step_size = c.batch_size * c.gradient_accumulation_steps * self.args.world_size
+        step_size = c.batch_size * c.gradient_accumulation_steps * self.processes
         lengths = [len(e.input_ids) for e in self.run.examples]
         return LongestFirst(lengths, step_size, c.seed)
+
+    def get_train_dataloader(self):
+        if self.processes == 1:
+            return super().get_train_dataloader()
+        size, args = self.args.train_batch_size, self.args
+        places = (self.processes, args.process_index, args.dataloader_drop_last)
+        return _TurnLoader(
+            WithBlank(self.run.examples),
+            batch_sampler=Share(self._get_train_sampler(), size, *places),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
 
     def create_optimizer(self, model=None):
         ratio = self.run.config.loraplus_lr_ratio
@@ -142,9 +190,7 @@ class LabelledTokenTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        counts = torch.tensor(count_tokens(batches), device=device)
-        if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts)
+        counts = self.sum_of_all(torch.tensor(count_tokens(batches), device=device))
         self.run.progress.tokens += int(counts[1])
         self.lines = [line for b in batches for line in b["lines"].tolist()]
         self.step_loss = 0.0
@@ -153,39 +199,64 @@ class LabelledTokenTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         lines = inputs.pop("lines").tolist()
         losses = token_losses(model, inputs)
-        check_step(losses, model.training, self.state.global_step + 1, lines)
+        if self.processes > 1 and not losses.isfinite().all():
+            self.lost += lines  # the others have to know, see `_get_grad_norm`
+        else:
+            step, files = self.state.global_step + 1, self.run.examples.files
+            check_step(losses, model.training, step, lines, files)
         loss = losses.sum() / num_items_in_batch
         self.step_loss += loss.item()
-        return loss * self.accelerator.num_processes  # processes average their gradients
+        return loss * self.processes  # processes average their gradients
+
+    def sum_of_all(
+        self,
+        numbers: torch.Tensor,  # of this process
+    ) -> torch.Tensor:
+        "The sum over all processes, known to each of them."
+        return self.accelerator.reduce(numbers) if self.processes > 1 else numbers
+
+    def loss_of_all(self) -> float:
+        "The loss of the step, that of all processes together."
+        mine = torch.tensor(self.step_loss, dtype=torch.float64, device=self.args.device)
+        return self.sum_of_all(mine).item()
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
         if self.accelerator.scaler is None and not math.isfinite(norm):
-            raise not_finite("gradient", self.state.global_step + 1, self.lines)
+            lost, lines = self.lost, self.lines
+            if self.processes > 1:
+                lost, lines = (gather_object(some) for some in (lost, lines))
+            what = "loss" if lost else "gradient"
+            step, files = self.state.global_step + 1, self.run.examples.files
+            raise not_finite(what, step, lost or [n for n in lines if n], files)
         return norm
 
     def floating_point_ops(self, inputs):
         return 0  # walks through all parameters in every step, and nobody reads it
 
     def held_out_batches(self) -> Iterator[dict]:
-        "The batches of this process, the longest first."
-        size, world = self.args.train_batch_size, self.args.world_size
-        held_out = self.run.held_out
-        assert held_out is not None  # or nothing is evaluated
-        items = sorted(held_out, key=lambda e: -len(e.input_ids))
-        for start in range(size * self.args.process_index, len(items), size * world):
-            yield self.data_collator(items[start : start + size])
+        "The batches of this process, the longest first; as many for each."
+        size, held_out = self.args.train_batch_size, self.run.held_out
+        if held_out is None:
+            raise ConfigError(
+                "a callback asks for an evaluation, and nothing is held out",
+                "callbacks",
+                "set eval_data or eval_fraction",
+            )
+        items = WithBlank(sorted(held_out, key=lambda e: -len(e.input_ids)))
+        order = range(len(items))
+        for places in Share(order, size, self.processes, self.args.process_index):
+            yield self.data_collator([items[place] for place in places])
 
     def evaluate(self, *args, **options) -> dict[str, float]:
         "The loss of the held-out examples, in nats per labelled token; see `remember`."
+        start = time.time()
         self.model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
-            batches = self.held_out_batches()
-            sums = sums_of_losses(self.model, batches, self.args.device)
+            batches = list(self.held_out_batches())
+            sums = sums_of_losses(self.model, iter(batches), self.args.device)
         self.model.train()
-        if self.args.world_size > 1:
-            sums = self.accelerator.reduce(sums.to(self.args.device))
-        total, count = sums.tolist()
+        total, count = self.sum_of_all(sums.to(self.args.device)).tolist()
         step = self.state.global_step
         if not math.isfinite(total):
             raise TrainingError(
@@ -193,6 +264,8 @@ class LabelledTokenTrainer(Trainer):
                 do="lower the learning rate",
             )
         metrics = {"eval_loss": total / count}
+        metrics |= speed_metrics("eval", start, len(self.run.held_out or ()), len(batches))
+        self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -209,10 +282,7 @@ class LabelledTokenTrainer(Trainer):
         best = progress.best
         assert best is not None  # since there is an evaluation
         if tuple(best) == (step, loss):
-            trained = trained_parameters(self.model, self.adapter)
-            self.best_weights = {
-                name: p.detach().to("cpu", copy=True) for name, p in trained.items()
-            }
+            self.best_weights = whole_parameters(self.model, self.adapter)
         since = sum(s > best[0] for s, _ in progress.evaluations)
         patience = self.run.config.early_stopping_patience
         if patience and since >= patience and step < last:
@@ -223,20 +293,21 @@ class LabelledTokenTrainer(Trainer):
             self.control.should_training_stop = True
 
     def keep_best(self) -> None:
-        "Put the weights of the best evaluation back, if there was one."
+        "Put the weights of the best evaluation back, if there was one; see `Run.weights`."
         if self.run.progress.best:
             assert self.best_weights is not None  # kept by `remember` or `restore`
             put_back(self.model, self.adapter, self.best_weights)
+        if is_spread(self.model):
+            self.run.weights = whole_parameters(self.model, self.adapter)
 
     def write_weights(
         self,
         folder: Path,
+        weights: dict[str, torch.Tensor],  # that are trained, as they are now
     ) -> None:
         "What is trained, and the best of it so far."
         from safetensors.torch import save_file
 
-        trained = trained_parameters(self.model, self.adapter)
-        weights = {name: p.detach().cpu().contiguous() for name, p in trained.items()}
         save_file(weights, folder / "trained.safetensors")
         if self.best_weights:
             save_file(self.best_weights, folder / "best.safetensors")
@@ -255,8 +326,9 @@ class LabelledTokenTrainer(Trainer):
             self._save_optimizer_and_scheduler(str(new))
             self._save_scaler(str(new))
             self._save_rng_state(str(new))
+            weights = whole_parameters(self.model, self.adapter)
             if main:
-                self.write_weights(new)
+                self.write_weights(new, weights)
                 self.state.save_to_json(str(new / "trainer_state.json"))
                 (new / "run.json").write_text(json.dumps(asdict(progress)))
             self.accelerator.wait_for_everyone()
@@ -284,10 +356,11 @@ def make_trainer(
     adapter: str | None = None,  # what PEFT calls what is trained
     asked: Sequence = (),  # from `stop_on_signal`
     show: bool = False,  # whether a person watches
+    tokenizer=None,  # of the model, for callbacks
 ) -> LabelledTokenTrainer:
     "What carries a run out; ConfigError for `trainer_args` that Trainer refuses."
     try:
-        return LabelledTokenTrainer(run, model, collate, adapter, asked, show)
+        return LabelledTokenTrainer(run, model, collate, adapter, asked, show, tokenizer)
     except (ImportError, ValueError) as e:
         raise ConfigError(
             str(e).splitlines()[0], "trainer_args", "leave it out, or install what it needs"

@@ -8,7 +8,7 @@ __all__ = ['starting_adapter', 'check_run_fits', 'still_plain', 'RealTrainer']
 # %% ../../nbs/library/training/trainer.ipynb #i004
 import os
 import tempfile
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,24 +18,33 @@ from ..adapters.format import SavedAdapter
 from ..adapters.peft_layers import remove_layers
 from ..adapters.store import key_of, stamp
 from ..errors import ConfigError
-from ..folders import as_folder, check_output, mend
-from ..generation.model import AdaptedModel
+from ..folders import as_folder, check_output, read_provenance
+from ..generation.model import AdaptedModel, base_and_adapter
 from ..models.loading import LoadedBase
 from ..models.tasks import CAUSAL
 from .checkpoints import Checkpoints
 from .checks import NotFiniteError, check_moved
 from .config import TrainingConfig
 from .fitting import check_memory
-from .loop import check_checkpointing, training_arguments
+from tinyforge.training.loop import (
+    check_checkpointing,
+    is_spread,
+    put_back,
+    training_arguments,
+)
+from .places import place_for
 from tinyforge.training.preparing import (
     check_length,
     check_same_base,
     check_task,
     training_data,
 )
+from .processes import by_first, join_processes, said_once
+from .publishing import hub_repository, push
+from .reporting import as_callbacks, reporters
 from .result import TrainResult
-from .run import Run, digest, made_of
-from .saving import completed, result_in, save_result
+from .run import Run, made_of
+from .saving import result_in, save_result
 from tinyforge.training.tuning import (
     Tuning,
     begin_tuning,
@@ -78,8 +87,9 @@ def check_run_fits(
 def still_plain(
     model: "PreTrainedModel",
 ) -> bool:
-    "Whether no layer of PEFT is left on a base."
-    return not any(hasattr(layer, "base_layer") for layer in model.modules())
+    "Whether no layer of PEFT is left on a base, and all its weights are here."
+    adapted = any(hasattr(layer, "base_layer") for layer in model.modules())
+    return not adapted and not is_spread(model)
 
 # %% ../../nbs/library/training/trainer.ipynb #c012
 class RealTrainer(AdaptedModel):
@@ -88,6 +98,7 @@ class RealTrainer(AdaptedModel):
     def __init__(
         self,
         config: TrainingConfig,  # may be exchanged for another of the same base
+        callbacks=None,  # of transformers, or classes of them: called in every training
     ):
         if not isinstance(config, TrainingConfig):
             raise ConfigError(
@@ -96,7 +107,21 @@ class RealTrainer(AdaptedModel):
                 "pass TrainingConfig(...)",
             )
         self._begin(config)
+        self.callbacks = as_callbacks(callbacks)
         self._tuning: Tuning | None = None  # while it trains
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,  # an adapter's folder; or a model, to be asked alone
+        model_name: str | None = None,  # the base; what the adapter's folder says if missing
+        **settings,  # other fields of `TrainingConfig`
+    ) -> "RealTrainer":
+        """A base and an adapter on it, ready to be asked, or to go on with.
+
+        AdapterError for a folder that is none, or that does not say which base it is for."""
+        base, adapter = base_and_adapter(name, model_name)
+        return cls(TrainingConfig(model_name=base, lora_path=adapter, **settings))
 
     @property
     def peft_model(self) -> "PreTrainedModel | None":
@@ -115,30 +140,45 @@ class RealTrainer(AdaptedModel):
         data,  # a JSONL file
         show: bool = True,  # show how it goes
         resume: bool | None = None,  # True: go on where a run stopped; False: begin anew there
+        callbacks=None,  # of transformers, or classes of them; beside those of the trainer
     ) -> TrainResult:
-        "Fine-tune on a file and save the result in `config.output_dir`."
+        """Fine-tune on a file and save the result in `config.output_dir`.
+
+        ConfigError, DataError or AdapterError for what cannot be, before anything is trained.
+        """
+        join_processes()
+        with self.lock, said_once():
+            return self._train(data, show, resume, as_callbacks(callbacks))
+
+    def _train(self, data, show, resume, callbacks):
         c = self.config = replace(self.config)  # which checks it again
         check_same_base(c, self.model_name, self.load_in_4bit)
         check_task(self.task, c)
-        check_output(c.output_dir, c.use_lora, c.model_name)
-        checkpoints = Checkpoints(c.output_dir)
-        first = os.environ.get("RANK", "0") == "0"  # of several processes
-        with self.lock, checkpoints.only_one() if first else nullcontext():
-            saved = starting_adapter(c, self.model_name)
-            examples, held_out = training_data(data, c, self.task, self.tokenizer, saved)
-            self._say_template(saved)
-            progress, place = checkpoints.begin(resume, made_of(c, examples, held_out))
-            if resume and place is None:
-                if result := self._completed(digest(progress.made_of)):
-                    return result
+        if c.output_dir is not None:
+            by_first(lambda: check_output(c.output_dir, c.use_lora, c.model_name))
+        saved = starting_adapter(c, self.model_name)
+        examples, held_out = training_data(data, c, self.task, self.tokenizer, saved)
+        self._say_template(saved)
+        identity = made_of(c, examples, held_out)
+        with ExitStack() as stack:
+            place = by_first(lambda: stack.enter_context(place_for(c, resume, identity)))
+            c = replace(c, output_dir=place.folder)
+            if place.complete:
+                return self._completed(c)
+            if resume and place.checkpoint is None:
+                print("there is no checkpoint to go on from: the run begins at the beginning")
+            repository = by_first(lambda: hub_repository(c))
+            guests = [*reporters(c, place.folder), *self.callbacks, *callbacks]
             with tempfile.TemporaryDirectory() as scratch:
                 arguments = training_arguments(c, scratch, len(examples))
-                run = Run(c, examples, held_out, progress, arguments, checkpoints, place)
+                kept = arguments, Checkpoints(place.folder), place.checkpoint, guests
+                run = Run(c, examples, held_out, place.progress, *kept)
                 result = self._tune(run, saved, show)
-            trained = self._keep()
-            if first:
-                self._save(run, trained, result)
-            checkpoints.clear()
+            result = by_first(lambda: result)
+            trained = self._keep(run)
+            by_first(lambda: self._save(run, trained, result))
+            by_first(lambda: push(place.folder, repository, c))
+            self._note_place(trained, result)
         if trained:
             check_moved(trained)
         return result
@@ -151,14 +191,9 @@ class RealTrainer(AdaptedModel):
                 f" with that of {self.model_name}"
             )
 
-    def _completed(self, digest):
-        "The report of a run whose result is written already, if it is this one."
-        c = self.config
-        mend(c.output_dir)
-        origin = completed(c.output_dir, digest)
-        if origin is None:
-            print("there is no checkpoint to go on from: the run begins at the beginning")
-            return None
+    def _completed(self, c):
+        "The report of a run whose result is written already; it is the one that answers."
+        origin = read_provenance(c.output_dir)
         if c.use_lora:
             self.load_lora(c.output_dir)
         else:
@@ -184,16 +219,31 @@ class RealTrainer(AdaptedModel):
                 self._memory.store.close()
                 self._memory = replace(self._memory, tuned=True)
             self._tuning = begin_tuning(run, loaded, saved)
-            return carry_out(self._tuning, show)
+            result = carry_out(self._tuning, show)
+            if run.weights is not None:
+                self._tuning = self._made_whole(run, saved)
+            return result
         except BaseException as e:
             if isinstance(e, NotFiniteError):
                 e = keep_last_good(e, self._tuning)
             self._undo(*before)
             raise e
 
+    def _made_whole(self, run, saved):
+        "What was trained in parts by several processes, whole, on a base that is read again."
+        entries, tuned = dict(self._memory.store), self._memory.tuned
+        self._tuning = self._memory = None
+        loaded = self._load(run.examples.classes).loaded
+        self._memory.store.restore(entries)
+        self._memory = replace(self._memory, tuned=tuned)
+        tuning = begin_tuning(run, loaded, saved)
+        put_back(tuning.model, tuning.adapter, run.weights)
+        tuning.model.eval()
+        return tuning
+
     def _undo(self, active, classes, entries):
         "Leave the trainer as it was before a training that failed."
-        if self.peft_model is not None:
+        if self.peft_model is not None and not is_spread(self.peft_model):
             remove_layers(self.peft_model)
         self._tuning = None
         same = self._memory and not self._memory.tuned and self.classes == classes
@@ -204,17 +254,16 @@ class RealTrainer(AdaptedModel):
         if self._memory:
             self._memory.store.use(active)
 
-    def _keep(self):
+    def _keep(self, run):
         "Make what was trained the one that answers; returns the adapter, None for a base."
-        tuning, loaded = self._tuning, self._memory.loaded
-        examples = tuning.run.examples
+        tuning, loaded, examples = self._tuning, self._memory.loaded, run.examples
         if tuning.adapter is None:
             self._tuning = None
             loaded.model.requires_grad_(False)
             changed = replace(loaded, kind=examples.kind)
             self._memory = replace(self._memory, loaded=changed)
             return None
-        trained, key = tuning.trained(), key_of(tuning.run.config.output_dir)
+        trained, key = tuning.trained(), key_of(run.config.output_dir)
         said = first_logits(tuning.model, loaded.task, examples)
         remove_layers(tuning.model)
         self._tuning = None
@@ -225,6 +274,10 @@ class RealTrainer(AdaptedModel):
 
     def _save(self, run, trained, result):
         save_result(run, self._memory.loaded, trained, result)
+        run.checkpoints.clear()
+
+    def _note_place(self, trained, result):
+        "Where the adapter that was trained lies, so that it is not read again."
         if trained:
             entry = self.adapters[self.active]
             entry.path = as_folder(result.output_dir).absolute()
