@@ -46,8 +46,24 @@ def __getattr__(name: str):
     "Import a public name from its module, once."
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    try:
+        module = import_module(f"{__name__}.{_MODULES[name]}")
+    except Exception as e:
+        _say_what_is_in_the_way(e, name)
+        raise
+    value = globals()[name] = getattr(module, name)
     return value
+
+
+def _say_what_is_in_the_way(error: Exception, name: str) -> None:
+    "ConfigError for a package beside, broken or too old, that cannot be imported."
+    from tinyforge.compat import stands_in_the_way, to_mend
+    from tinyforge.errors import ConfigError
+
+    if stands_in_the_way(error):
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"a package that it needs cannot be imported: {said}"
+        raise ConfigError(what, name, to_mend(error)) from error
 
 
 def __dir__() -> list[str]:
