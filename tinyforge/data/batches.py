@@ -94,7 +94,7 @@ def pad_pairs(
         "labels": labels,
     }
 
-
+# %% ../../nbs/library/data/batches.ipynb #7bbe17
 def pad_texts(
     examples: list[Example],  # from `encode_label`
     pad_token_id: int,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .records import Row, UnusableRow
-from .templates import Talk, Template, given
+from .templates import Talk, Template, given, own_system
 from .tokens import Tokens
 from ..errors import DataError
 from ..models.tasks import SEQ2SEQ, Task
@@ -30,6 +30,26 @@ class Example:
     line: int  # where it stands in its file
     cut: int = 0  # tokens that did not fit into max_length
     file: str = ""  # which of several files it stands in
+
+# %% ../../nbs/library/data/chat.ipynb #c029
+def _labels(ids, borders, flags):
+    "Token ids where a piece is trained, and the mark where it is not."
+    labels: list[int] = []
+    for border, flag in zip(borders, flags):
+        at = len(labels)
+        labels += ids[at:border] if flag else [IGNORED] * (border - at)
+    return labels
+
+
+def _all_but_read(row, flags):
+    "All pieces are trained, but not an answer that is marked as only read."
+    if flags.count(None) < len(row.untrained):
+        raise UnusableRow(
+            "the chat template changes an answer that is not to be trained, so it cannot be"
+            " told apart",
+            "leave train_on_prompt out, or take the answer out",
+        )
+    return [flag is not None for flag in flags]
 
 # %% ../../nbs/library/data/chat.ipynb #c032
 class Encoder:
@@ -67,16 +87,6 @@ class Encoder:
         ids, borders = self.tokens.ids_and_borders(texts, front=True)
         return ids, borders, [False, True][-len(texts) :], False
 
-    def _all_but_read(self, row, flags):
-        "All pieces are trained, but not an answer that is marked as only read."
-        if flags.count(None) < len(row.untrained):
-            raise UnusableRow(
-                "the chat template changes an answer that is not to be trained, so it cannot"
-                " be told apart",
-                "leave train_on_prompt out, or take the answer out",
-            )
-        return [flag is not None for flag in flags]
-
     def example(
         self,
         row: Row,
@@ -91,11 +101,8 @@ class Encoder:
             )
         ids, borders, flags, ends = self._ids(row)
         if train_on_prompt:
-            flags = self._all_but_read(row, flags)
-        labels: list[int] = []
-        for border, flag in zip(borders, flags):
-            at = len(labels)
-            labels += ids[at:border] if flag else [IGNORED] * (border - at)
+            flags = _all_but_read(row, flags)
+        labels = _labels(ids, borders, flags)
         end = self.tokenizer.eos_token_id
         if not ends and end is None:
             raise UnusableRow("the tokenizer has no end token", "set its eos_token")
@@ -118,16 +125,16 @@ class Encoder:
         "Token ids up to where the answer begins; UnusableRow if it cannot be asked."
         options = given(options)
         self._refuse_control(messages)
-        template = self.template
-        ready = template.prepared(messages, options)
-        text = template.write(ready, options, ask=True)
+        writer = self.template.writer
+        ready = writer.prepared(messages, options)
+        text = writer.write(ready, options, ask=True)
         # earlier answers are divided off, as in training
-        written = template.divided(Talk(ready, options, text, ask=True))
+        written = self.template.divided(Talk(ready, options, text, ask=True))
         pieces = [piece for piece, _ in written.pieces]
         rest = text[sum(map(len, pieces)) :]
         return self.tokens.ids_and_borders([*pieces, rest])[0]
 
-
+# %% ../../nbs/library/data/chat.ipynb #c03b
 _ENCODERS: dict[int, tuple[Any, Encoder]] = {}  # of the last tokenizers
 
 
@@ -210,12 +217,12 @@ def encode_prompt(
         said = prompt if isinstance(prompt, str) else messages[-1]["content"]
         raise DataError(f"the prompt cannot be asked: {e}", repr(said[:60]), e.do) from None
 
-
+# %% ../../nbs/library/data/chat.ipynb #c046
 def default_system(
     tokenizer,
 ) -> str:
     "The system text that the chat template writes if a conversation has none; or nothing."
-    return encoder_of(tokenizer).template.default_system()
+    return own_system(encoder_of(tokenizer).template.writer)
 
 # %% ../../nbs/library/data/chat.ipynb #d038
 def _last_token(tokenizer, task, kind):

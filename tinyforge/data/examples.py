@@ -23,7 +23,13 @@ from tinyforge.data.chat import (
     default_system,
     encode,
 )
-from .inspecting import DataReport, contradicting, place_of, repeated
+from tinyforge.data.inspecting import (
+    DataReport,
+    contradicting,
+    counted_keys,
+    place_of,
+    repeated,
+)
 from tinyforge.data.records import (
     Problem,
     Read,
@@ -115,7 +121,7 @@ def _in_order(problems):
     files = {file: n for n, file in enumerate(dict.fromkeys(p.file for p in problems))}
     return sorted(problems, key=lambda p: (files[p.file], p.line, p.reason))
 
-
+# %% ../../nbs/library/data/examples.ipynb #aa5bdf
 def _with_no_system(rows):
     "The conversations in which the template may write a system text of its own."
     return [
@@ -127,8 +133,7 @@ def _with_no_system(rows):
 
 def _say_unused(examples):
     if examples.unused:
-        keys = ", ".join(f"{key} ({count:,})" for key, count in examples.unused.items())
-        say(f"{examples.path}: not used: {keys}")
+        say(f"{examples.path}: not used: {counted_keys(examples.unused)}")
 
 
 def _say_template(examples, encoder):
@@ -158,7 +163,7 @@ def _say_cut(examples, max_length):
         f" max_length={max_length}, so {lost}; the longest has {examples.longest} tokens"
     )
 
-
+# %% ../../nbs/library/data/examples.ipynb #7cf1cc
 def _check_settings(max_length, on_bad_line):
     if on_bad_line not in ("error", "skip"):
         raise DataError(f"on_bad_line is {on_bad_line!r}", do='pass "error" or "skip"')
@@ -237,7 +242,7 @@ def source_and_target(
     *asked, answer = row.messages
     return "\n\n".join(m["content"] for m in asked), answer["content"]
 
-
+# %% ../../nbs/library/data/examples.ipynb #6bcda8
 def encode_pair(
     row: Row,
     tokenizer,  # of the model that will be trained
@@ -279,7 +284,7 @@ def class_names(
         raise DataError(what, read.name, do)
     return names
 
-
+# %% ../../nbs/library/data/examples.ipynb #a70b04
 def encode_label(
     row: Row,
     tokenizer,  # of the model that will be trained

@@ -106,39 +106,7 @@ def _refused(data):
         )
     return None
 
-
-def _items(data, columns):
-    "The rows of anything, as its own kind gives them."
-    if isinstance(data, Mapping):
-        return rows_inside(plain(data), "data", columns)
-    if hasattr(data, "iter_rows") and hasattr(data, "lazy"):  # polars
-        return data.iter_rows(named=True)
-    if hasattr(data, "to_batches") and hasattr(data, "to_pylist"):  # pyarrow
-        return (row for batch in data.to_batches() for row in batch.to_pylist())
-    if hasattr(data, "iloc") and hasattr(data, "columns"):  # pandas, a piece at a time
-        pieces = (data.iloc[at : at + 1000] for at in range(0, len(data), 1000))
-        return (row for piece in pieces for row in piece.to_dict("records"))
-    if not hasattr(data, "__iter__") and hasattr(data, "__len__"):  # a data set of torch
-        return (data[i] for i in range(len(data)))
-    return data
-
-
-def is_filled(
-    data,
-) -> bool:
-    "Whether null inside of a value means that a key is not there, as in all that is Arrow."
-    return any(hasattr(data, name) for name in ("to_batches", "column_names", "lazy"))
-
-
-def called(
-    data,  # an iterable
-    count: int,  # of its rows
-) -> str:
-    "What an iterable is called in messages: 'a list of 40 rows'."
-    name = with_article(type(data).__name__)
-    return f"{name} of {count} row{'' if count == 1 else 's'}"
-
-
+# %% ../../nbs/library/data/iterables.ipynb #49a6a5
 def _check_first(item):
     "DataError if the first thing of an iterable is no row."
     if isinstance(item, (Mapping, list, tuple)) and not hasattr(item, "_fields"):
@@ -156,6 +124,38 @@ def _check_first(item):
     elif hasattr(item, "__dataclass_fields__"):
         do = "pass [dataclasses.asdict(row) for row in data]"
     raise DataError(f"holds {name} objects, not mappings of names to values", "data", do)
+
+# %% ../../nbs/library/data/iterables.ipynb #fde01c
+def _items(data, columns):
+    "The rows of anything, as its own kind gives them."
+    if isinstance(data, Mapping):
+        return rows_inside(plain(data), "data", columns)
+    if hasattr(data, "iter_rows") and hasattr(data, "lazy"):  # polars
+        return data.iter_rows(named=True)
+    if hasattr(data, "to_batches") and hasattr(data, "to_pylist"):  # pyarrow
+        return (row for batch in data.to_batches() for row in batch.to_pylist())
+    if hasattr(data, "iloc") and hasattr(data, "columns"):  # pandas, a piece at a time
+        pieces = (data.iloc[at : at + 1000] for at in range(0, len(data), 1000))
+        return (row for piece in pieces for row in piece.to_dict("records"))
+    if not hasattr(data, "__iter__") and hasattr(data, "__len__"):  # a data set of torch
+        return (data[i] for i in range(len(data)))
+    return data
+
+# %% ../../nbs/library/data/iterables.ipynb #3e128f
+def is_filled(
+    data,
+) -> bool:
+    "Whether null inside of a value means that a key is not there, as in all that is Arrow."
+    return any(hasattr(data, name) for name in ("to_batches", "column_names", "lazy"))
+
+
+def called(
+    data,  # an iterable
+    count: int,  # of its rows
+) -> str:
+    "What an iterable is called in messages: 'a list of 40 rows'."
+    name = with_article(type(data).__name__)
+    return f"{name} of {count} row{'' if count == 1 else 's'}"
 
 
 def mappings(

@@ -59,7 +59,7 @@ def _from_memory(data, columns, digest):
         digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
         yield number, record, ""
 
-
+# %% ../../nbs/library/data/records.ipynb #230d5d
 def _paths(data):
     "The files that are meant, or None; and the data as it was, if it was begun to read."
     if is_path(data):
@@ -105,7 +105,7 @@ def _of_one_kind(found):
 
     return [checked(row) for row in found]
 
-
+# %% ../../nbs/library/data/records.ipynb #8debdb
 def read_rows(
     data: str | os.PathLike | Iterable,  # a path, several, or any iterable of mappings
     columns: Mapping[str, str | None] | None = None,  # their names -> ours; None: not read

@@ -37,7 +37,7 @@ class UnusableRow(ValueError):
         self.do = do
         super().__init__(reason)
 
-
+# %% ../../nbs/library/data/rows.ipynb #840379
 @dataclass(frozen=True)
 class Problem:
     "A row that was left out: where it stands, why, and what would help."
@@ -55,7 +55,7 @@ def with_article(
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 # %% ../../nbs/library/data/rows.ipynb #409521
-RUNS, REASONS = 12, 20  # as many runs of lines, and as many reasons, are spelled out
+RUNS = 12  # as many runs of lines are spelled out
 
 
 def _line_numbers(lines):
@@ -81,6 +81,9 @@ def _places(problems):
         f"{file}, {_line_numbers(lines)}" if file else _line_numbers(lines)
         for file, lines in by_file.items()
     )
+
+# %% ../../nbs/library/data/rows.ipynb #efdcf0
+REASONS = 20  # as many are spelled out
 
 
 def describe_problems(
