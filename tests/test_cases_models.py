@@ -62,6 +62,12 @@ def copied_base(folder="base"):
     return Path(folder)
 
 
+def changed(base, **settings):
+    "The configuration of a folder, with other settings."
+    given = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**given, **settings}))
+
+
 def small_model(config, folder, auto=transformers.AutoModelForCausalLM):
     torch.manual_seed(0)
     auto.from_config(config).save_pretrained(folder)
@@ -481,6 +487,27 @@ def test_case_26_code_where_it_is_not_needed():
     assert not Path("it-ran").exists()
 
 
+def test_case_26_code_that_is_asked_for():
+    "With the argument a model of its own code is trained, asked and merged."
+    base = copied_base()
+    (base / "mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class C(LlamaConfig):\n    model_type = 'mine'\n"
+        "class M(LlamaForCausalLM):\n    config_class = C\n"
+    )
+    auto = {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}
+    changed(base, model_type="mine", auto_map=auto, architectures=["M"])
+    trainer = trained(str(base), trust_remote_code=True)
+    answer = trainer.generate("Hi", max_new_tokens=4)
+    again = AdaptedModel(str(base), "adapter", trust_remote_code=True)
+    assert again.generate("Hi", max_new_tokens=4) == answer
+    with pytest.raises(ModelError, match="is not run"):
+        merge_adapter("adapter", "merged")
+    merge_adapter("adapter", "merged", trust_remote_code=True)
+    merged = AdaptedModel("merged", trust_remote_code=True)
+    assert merged.generate("Hi", max_new_tokens=4) == answer
+
+
 # 27
 
 
@@ -509,6 +536,22 @@ def test_case_27_an_old_package_beside(version="0.3.0"):
     assert "torchao" in done.stdout and "pip uninstall torchao" in done.stdout
 
 
+def test_case_27_a_broken_package_beside():
+    "What fails while it is imported is said at the first name, with the way out."
+    site = Path("broken").resolve()
+    (site / "bitsandbytes").mkdir(parents=True)
+    (site / "bitsandbytes/__init__.py").write_text("raise RuntimeError('CUDA Setup failed')")
+    paths = os.pathsep.join([str(site), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", "from tinyforge import RealTrainer"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert "ConfigError: RealTrainer: a package" in done.stderr
+    assert "CUDA Setup failed" in done.stderr and "bitsandbytes" in done.stderr.split("\n")[-2]
+
+
 # 28
 
 
@@ -532,3 +575,49 @@ def test_four_bits_come_with_a_choice():
     assert quantization_config().bnb_4bit_quant_type == "nf4"
     model, noted = add_layers(load_base(load_in_4bit=True), LoraSettings(), CAUSAL)
     assert noted == {"load_in_4bit": True, "quantised": "bitsandbytes, 4 bits"}
+
+
+def test_case_19_tokens_added_in_memory():
+    "Tokens, or rows, that no file would hold are refused, before they are trained or asked."
+    trainer = RealTrainer(TrainingConfig())
+    trainer.tokenizer.add_tokens(["<new>"])
+    for use in (lambda: trainer.generate("Hi"), lambda: trainer.train(ROWS, show=False)):
+        with pytest.raises(ModelError, match="1 tokens were added .*3072 rows.*no vector"):
+            use()
+    trainer = RealTrainer(TrainingConfig())
+    trainer.load()
+    trainer.base.resize_token_embeddings(3073)
+    with pytest.raises(ModelError, match="3073 rows in memory, and 3072 in its files"):
+        trainer.train(ROWS, show=False)
+
+
+def test_case_25_more_layers_than_said():
+    "A configuration with fewer layers than the files hold is another model's."
+    base = copied_base()
+    changed(base, num_hidden_layers=1)
+    with pytest.raises(ModelError, match="hold model.layers.1.* config.json has 1 layers"):
+        load_base(str(base))
+
+
+def test_case_25_links_and_pointers():
+    "A link that leads nowhere, and a pointer in the place of a GGUF file, are called so."
+    base = copied_base()
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors").symlink_to("gone")
+    with pytest.raises(ModelError, match="model.safetensors is a link to gone"):
+        load_base(str(base))
+    pointer = Path("small.gguf")
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
+    with pytest.raises(ModelError, match="only a pointer that Git LFS left"):
+        load_base(str(pointer))
+    Path("blob").write_bytes(b"GGUF and more")
+    with pytest.raises(ModelError, match="does not end in .gguf"):
+        load_base("blob")
+
+
+def test_case_21_mlx():
+    "Weights that MLX quantised are called so."
+    base = copied_base()
+    changed(base, quantization_config={"bits": 4, "group_size": 64})
+    with pytest.raises(ModelError, match="quantised by MLX"):
+        load_base(str(base))

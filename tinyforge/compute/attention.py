@@ -115,7 +115,7 @@ def _end_to_end(model, rows, borders):
     logits = model(**on_device(batch, base_of(model).device), use_cache=False).logits
     return logits[0].float().split([len(ids) - 1 for ids in rows])
 
-
+# %% ../../nbs/library/compute/attention.ipynb #05529f
 @contextmanager
 def _embeddings_of(model):
     "While it lasts, what comes out of the embedding is a leaf of the graph, and is kept."
@@ -149,7 +149,7 @@ def _derivative_leaks(model, rows, borders):
                 return True
     return False
 
-
+# %% ../../nbs/library/compute/attention.ipynb #6011b8
 @torch.no_grad()
 def _moves(model, rows, others, borders):
     "How far what is said of the second row moves when the first one is another."

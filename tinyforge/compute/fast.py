@@ -24,7 +24,7 @@ from tinyforge.compute.rounding import (
 )
 from ..data.batches import on_device
 from ..data.chat import Example
-from ..errors import ModelError, TinyforgeError
+from ..models.reached import failures_named
 
 # %% ../../nbs/library/compute/fast.ipynb #f011
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class FastStep:
     used: list[str] = field(default_factory=list)  # of `IN_PLACE` and `IN_PIECES`
     unused: dict[str, str] = field(default_factory=dict)  # the others -> why
 
-
+# %% ../../nbs/library/compute/fast.ipynb #3e4cf6
 class _Judge:
     "Tries ways to compute a step against the usual one."
 
@@ -151,34 +151,20 @@ def _try_head(stack, judge, fast):
     stack.enter_context(trial)
     fast.used.append(IN_PIECES)
 
-
-def _judge(model, collate, examples):
-    "Runs the usual step; ModelError for a model whose own code fails in it."
-    try:
-        return _Judge(model, collate, examples)
-    except (MemoryError, torch.OutOfMemoryError, TinyforgeError):
-        raise
-    except Exception as e:  # code of any family
-        said = (str(e).splitlines() or [""])[0]
-        raise ModelError(
-            f"cannot be trained: its own code fails in a step: {type(e).__name__}: {said}",
-            type(base_of(model)).__name__,
-            "choose another model, or another version of transformers",
-        ) from e
-
-
+# %% ../../nbs/library/compute/fast.ipynb #d3cfed
 def _try_all(stack, model, collate, examples, adapter, fast):
     "Try what is not ruled out; nothing of the trial is kept."
     if {IN_PLACE, IN_PIECES} <= fast.unused.keys():
         return
     with in_eval_mode(model), planted(model, adapter):
-        judge = _judge(model, collate, examples)
+        with failures_named("cannot be trained", base_of(model)):
+            judge = _Judge(model, collate, examples)
         if IN_PLACE not in fast.unused:
             _try_in_place(stack, judge, adapter, fast)
         if IN_PIECES not in fast.unused:
             _try_head(stack, judge, fast)
 
-
+# %% ../../nbs/library/compute/fast.ipynb #c925b9
 @contextmanager
 def fast_step(
     model,  # of transformers or PEFT, with the attention that it will be trained with

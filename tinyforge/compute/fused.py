@@ -56,7 +56,7 @@ def _fused(layer, name):
 
     return forward
 
-
+# %% ../../nbs/library/compute/fused.ipynb #879c82
 def _oddity(layer, name):
     "Why more than W x + s B A x is computed in a layer of PEFT; empty if it is not."
     from peft.tuners.lora import Linear
@@ -103,7 +103,7 @@ def not_in_place(
     reasons = (_oddity(layer, name) for layer in layers_of(model, name))
     return dict(Counter(reason for reason in reasons if reason))
 
-
+# %% ../../nbs/library/compute/fused.ipynb #f20630
 def fuse(
     model,  # of PEFT
     name: str,  # of its active adapter

@@ -91,7 +91,7 @@ def one_rounding(
     dtype = base_of(model).dtype
     return torch.finfo(dtype if dtype.is_floating_point else torch.float32).eps
 
-
+# %% ../../nbs/library/compute/rounding.ipynb #0730b7
 def _logits(model, rows):
     "What a model says of rows of one length; (rows, tokens, words)."
     ids = torch.tensor(rows, device=base_of(model).device)
@@ -137,7 +137,7 @@ def own_rounding(
     ways = (distance(way, alone) for way in (twice, followed, rounded))
     return max(*ways, one_rounding(model))
 
-
+# %% ../../nbs/library/compute/rounding.ipynb #e47c79
 def _beside(model, row, other):
     "The logits of a row in a padded batch, on the right of nothing and below another."
     width = max(len(row), len(other))

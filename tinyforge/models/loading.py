@@ -11,6 +11,7 @@ __all__ = ['FOUR_BITS', 'PLAIN_TEMPLATE', 'KINDS', 'skeleton', 'without_weights'
 # %% ../../nbs/library/models/loading.ipynb #i002
 import copy
 import json
+import re
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,7 @@ from tinyforge.folders import (
 from tinyforge.models.names import (
     BASE,
     code_refused,
+    is_path,
     is_gguf,
     model_config,
     model_location,
@@ -203,6 +205,17 @@ def quantised_as(
 FOUR_BITS = "bitsandbytes, 4 bits"
 
 
+def _check_method(config, name):
+    "ModelError for weights that were quantised by MLX, which names no method."
+    found = getattr(config, "quantization_config", None)
+    if isinstance(found, dict) and "quant_method" not in found and "group_size" in found:
+        raise ModelError(
+            "its weights were quantised by MLX, which transformers cannot read",
+            f"model {name}",
+            "pass the model that it was made of",
+        )
+
+
 def _check_not_quantised(config, name):
     "ModelError if weights that are to be put into four bits are quantised in another way."
     how = quantised_as(config)
@@ -309,6 +322,8 @@ def _refused(name, error):
             where,
             "get them again, from where the model comes from",
         )
+    if is_path(name):
+        return ModelError("there is no such folder", where, "check the path")
     return ModelError(
         f"cannot be loaded: {_first_line(error)}",
         where,
@@ -330,7 +345,7 @@ def _load(cls, name, trust_remote_code=False, **options):
     except Exception as e:  # damaged files fail in many ways
         raise _refused(name, e) from e
 
-
+# %% ../../nbs/library/models/loading.ipynb #371262
 def usual_dtype() -> torch.dtype:
     "Of a base's weights here: float32 on a CPU; bfloat16 on a GPU, or float16 if it must be."
     if not torch.cuda.is_available():
@@ -464,8 +479,29 @@ def _loaded(name, config, trust_remote_code, options):
             if not (quantised_as(config) or brings_code(config)):
                 _check_own_shapes(name, config)  # which can name the file
             raise
+    _check_layers(model, info["unexpected_keys"], name)
     other_size = [key for key, *_ in info["mismatched_keys"]]
     return model, sorted({*info["missing_keys"], *other_size})
+
+# %% ../../nbs/library/models/loading.ipynb #48c9bf
+def _check_layers(model, unexpected, name):
+    "ModelError for files that hold more layers than the configuration says."
+    lists = {
+        place
+        for place, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and place
+    }
+    for tensor in sorted(unexpected):
+        found = re.match(r"(.+?)\.(\d+)\.", tensor)
+        if not found or found[1] not in lists:
+            continue
+        has = len(model.get_submodule(found[1]))
+        if int(found[2]) >= has:
+            raise ModelError(
+                f"its files hold {tensor}, and config.json has {has} layers in {found[1]}",
+                f"model {name}",
+                "get config.json and the weights from the same place",
+            )
 
 
 def _config_of(name, trust_remote_code):
@@ -476,7 +512,7 @@ def _config_of(name, trust_remote_code):
         return model_config(name)
     return _load(transformers.AutoConfig, name, trust_remote_code)
 
-
+# %% ../../nbs/library/models/loading.ipynb #78a0d7
 def load_base(
     name=BASE,  # "tinyforge-base", a local folder, a GGUF file, or a Hub id
     dtype: torch.dtype | None = None,  # of the weights; `usual_dtype` if missing
@@ -497,6 +533,7 @@ def load_base(
     config = _config_of(name, trust_remote_code)
     task = task_of(config)
     _check_classes(task, classes, name)
+    _check_method(config, name)
     if load_in_4bit:
         _check_not_quantised(config, name)
     if load_in_4bit and not quantised_as(config):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASE', 'LFS_PULL', 'same_model', 'is_gguf', 'file_digest', 'model_location', 'model_source', 'lfs_pointer', 'offline',
-           'known_shapes', 'needs_code', 'code_refused', 'model_config']
+           'known_shapes', 'needs_code', 'is_path', 'code_refused', 'model_config']
 
 # %% ../../nbs/library/models/names.ipynb #i004
 import copy
@@ -60,7 +60,7 @@ def _check_folder(
         "holds no config.json", name, "name a folder that save_pretrained wrote"
     )
 
-
+# %% ../../nbs/library/models/names.ipynb #8c741b
 def is_gguf(
     name,  # of a model
 ) -> bool:
@@ -87,6 +87,16 @@ def _check_file(
     name: str,  # as it was given
 ):
     "ModelError for a file that is no model, or that cannot be read here."
+    with file.open("rb") as opened:
+        begins = opened.read(4)
+    if lfs_pointer(file):
+        raise ModelError(lfs_pointer(file), name, LFS_PULL)
+    if begins == b"GGUF" and not is_gguf(file):
+        raise ModelError(
+            "is a GGUF file whose name does not end in .gguf",
+            name,
+            "rename it, or link to it by such a name",
+        )
     if not is_gguf(file):
         raise ModelError(
             "is a file, and no GGUF file",
@@ -99,8 +109,6 @@ def _check_file(
             name,
             "pip install gguf",
         )
-    with file.open("rb") as opened:
-        begins = opened.read(4)
     if begins != b"GGUF":
         raise ModelError(
             f"is no GGUF file: it begins with {begins!r}, not with b'GGUF'",
@@ -108,7 +116,7 @@ def _check_file(
             "get the file again",
         )
 
-
+# %% ../../nbs/library/models/names.ipynb #d71c8f
 def model_location(
     name,  # "tinyforge-base", a local folder, a GGUF file, or a Hub id
 ) -> str:
@@ -193,7 +201,7 @@ def _configs() -> dict[str, dict]:  # full name on the Hub -> its configuration
 def _without_owner(name) -> str:
     return str(name).rpartition("/")[2]
 
-
+# %% ../../nbs/library/models/names.ipynb #87bafa
 def _unreadable(name, reason):
     "The error for a folder or a file of which transformers makes no configuration."
     said = " ".join(str(reason).split())[:200]
@@ -223,6 +231,13 @@ def needs_code(
     return "trust_remote_code" in str(reason)
 
 
+def is_path(
+    name,  # of a model
+) -> bool:
+    "Whether a name can only be a path: no Hub id begins so."
+    return str(name).startswith((".", "/", "~"))
+
+
 def code_refused(
     name,  # of a model
 ) -> ModelError:
@@ -245,7 +260,7 @@ def _not_found(
         return code_refused(name)
     if Path(name).expanduser().exists():
         return _unreadable(name, reason)
-    if str(name).startswith((".", "/", "~")):
+    if is_path(name):
         return ModelError("there is no such folder", str(name), "check the path")
     known = {_without_owner(full).lower(): full for full in _configs()}
     near = difflib.get_close_matches(_without_owner(name).lower(), known, 3, 0.5)
@@ -258,7 +273,7 @@ def _not_found(
         f"{pass_what} a local folder, or a transformers configuration",
     )
 
-
+# %% ../../nbs/library/models/names.ipynb #5f4a41
 @lru_cache(maxsize=4)
 def _gguf_config(location, changed):
     "The configuration in a GGUF file, which takes seconds to read."

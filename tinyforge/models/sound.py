@@ -22,6 +22,8 @@ _HEAD = 100_000_000  # bytes that safetensors takes in a head
 
 def _file_fault(file):
     "What is wrong with any file, as it can be seen from outside."
+    if file.is_symlink() and not file.exists():
+        return f"is a link to {file.readlink()}, which is missing"
     if not file.exists():
         return "is missing"
     if not file.stat().st_size:
@@ -159,7 +161,7 @@ def weight_files(
     "What transformers reads the weights of a folder from."
     safe, pickled = zip(_ONE, _SEVERAL)
     for file in (*safe, *pickled):
-        if (folder / file).exists():
+        if (folder / file).exists() or (folder / file).is_symlink():
             return (file,)
     return ()
 
@@ -172,7 +174,10 @@ def check_weights(
     place = Path(location)
     if is_gguf(place):
         if fault := _gguf_fault(place):
-            _refuse(name, place.name, fault)
+            do = AGAIN
+            if "one of several parts" in fault:
+                do = "join them: llama-gguf-split --merge FIRST-PART WHOLE.gguf"
+            _refuse(name, place.name, fault, do)
         return
     if not place.is_dir():
         return
@@ -225,6 +230,7 @@ def check_shapes(
 
 # %% ../../nbs/library/models/sound.ipynb #y051
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_NEED_NO_FILE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # read bytes
 
 
 def check_tokenizer_files(
@@ -247,8 +253,11 @@ def check_tokenizer_files(
         if not isinstance(content, dict):
             _refuse(name, file, f"holds a {type(content).__name__}, not an object")
     if not any(f.stat().st_size for f in _tokenizers_in(folder)):
+        alone = (folder / "tokenizer_config.json").exists()
+        what = "holds no tokenizer"
+        what += ": tokenizer.json is missing" if alone else ""
         raise ModelError(
-            "holds no tokenizer",
+            what,
             f"model {name}",
             "copy tokenizer.json and tokenizer_config.json there, from where the model comes"
             " from",
@@ -256,6 +265,11 @@ def check_tokenizer_files(
 
 
 def _tokenizers_in(folder):
-    "Files that a tokenizer can be made of."
+    "Files that a tokenizer can be made of; the settings of some classes are enough."
+    settings = folder / "tokenizer_config.json"
+    if settings.exists():
+        kind = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+        yield from [settings] * (kind in _NEED_NO_FILE)
     for pattern in ("*token*.json", "*.model", "*vocab*", "*.tiktoken", "*.spm", "*token*.py"):
-        yield from (f for f in folder.glob(pattern) if f.is_file())
+        found = (f for f in folder.glob(pattern) if f.is_file())
+        yield from (f for f in found if f.name not in _TOKENIZER[1:])
