@@ -19,16 +19,6 @@ from ..settings import number, one_of
 
 # %% ../../nbs/library/adapters/checks.ipynb #v022
 AGAIN = "save or copy it again"  # what to do about files that are damaged
-_UNDERSTOOD = set(
-    """peft_type auto_mapping peft_version base_model_name_or_path revision task_type
-    inference_mode r target_modules exclude_modules lora_alpha lora_dropout fan_in_fan_out bias
-    use_rslora modules_to_save init_lora_weights layers_to_transform layers_pattern
-    rank_pattern alpha_pattern megatron_config megatron_core loftq_config eva_config
-    corda_config lora_ga_config velora_config use_dora qalora_group_size runtime_config
-    lora_bias ensure_weight_tying""".split()
-)
-# ways to begin that subtract from the base's weights
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def _is_text(value):
@@ -98,6 +88,18 @@ def _check_values(config, refuse):
     for name, fits in _TYPES.items():
         if config.get(name) is not None and not fits(config[name]):
             refuse(f"has the {name} {str(config[name])[:60]!r}", AGAIN)
+
+# %% ../../nbs/library/adapters/checks.ipynb #2a4ad6
+_UNDERSTOOD = set(
+    """peft_type auto_mapping peft_version base_model_name_or_path revision task_type
+    inference_mode r target_modules exclude_modules lora_alpha lora_dropout fan_in_fan_out bias
+    use_rslora modules_to_save init_lora_weights layers_to_transform layers_pattern
+    rank_pattern alpha_pattern megatron_config megatron_core loftq_config eva_config
+    corda_config lora_ga_config velora_config use_dora qalora_group_size runtime_config
+    lora_bias ensure_weight_tying""".split()
+)
+# ways to begin that subtract from the base's weights
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def _asks_for(name, value):
@@ -170,7 +172,7 @@ def _parts_of(saved, refuse):
             parts.setdefault(layer, {})[PARTS[part]] = tensor
     return parts
 
-
+# %% ../../nbs/library/adapters/checks.ipynb #78a71a
 def _check_pair(layer, parts, config, refuse):
     "Refuse tensors of a layer that are not together an update of the rank in the settings."
     A, B, r = parts.get("A"), parts.get("B"), layer_settings(config, layer)[0]

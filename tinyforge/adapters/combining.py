@@ -78,7 +78,7 @@ class Part:
             what, do = reason
             raise AdapterError(f"cannot be added to others: {what}", self.name, do)
 
-
+# %% ../../nbs/library/adapters/combining.ipynb #9c80c5
 def _pairs(parts):
     "(adapter, weight), from whatever names the parts."
     try:
@@ -336,7 +336,7 @@ def _at_layer(
         return total.shrink(rank)
     return total, 0.0, size
 
-
+# %% ../../nbs/library/adapters/combining.ipynb #cafd57
 def _tensors_of(layer, factors):
     "The tensors of an update, by the names that they have in a file."
     names = ("lora_A.weight", "lora_B.weight")

@@ -86,7 +86,7 @@ class KeptBanks:
                 start = self.starts[name]
                 gate[:, start : start + self.rank] = 1
 
-
+# %% ../../nbs/library/adapters/device.ipynb #b693d3
 def check_kept(
     saved: SavedAdapter,
     rank: int,  # the highest that there are columns for
@@ -230,15 +230,28 @@ class OnDevice:
                 slot.remove()
                 del self.slots[layer]
 
+    def place(
+        self,
+        name: str,
+        saved: SavedAdapter,
+        most: int,  # adapters on the device
+    ) -> None:
+        "Have an adapter beside its layers, as the one used last; what is too much leaves."
+        if name in self.order:
+            self.order.move_to_end(name)
+            return
+        self.put(name, saved)
+        self.trim(most, name)
+
     def trim(
         self,
-        needed: Iterable[str | None],  # names of those that stay
         most: int,  # adapters
+        *others: str,  # names of those that stay, besides what answers
     ) -> None:
         "Take off the device what is too much, the one used longest ago first."
-        needed, too_many = set(needed), len(self.order) - most
-        others = [name for name in self.order if name not in needed]
-        for name in others[: max(0, too_many)]:
+        needed, too_many = {*others, *self.switch.names}, len(self.order) - most
+        free = [name for name in self.order if name not in needed]
+        for name in free[: max(0, too_many)]:
             self.take_off(name)
 
     def keep_banks(

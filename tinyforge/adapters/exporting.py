@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .files import read_adapter
+from .fit import base_named_by
 from .format import SavedAdapter
 from tinyforge.adapters.merging import (
     FLOATS,
@@ -47,9 +48,10 @@ from ..models.tasks import CAUSAL, CLASSIFICATION, task_of
 from ..models.writing import copy_processor, save_model, save_tokenizer
 
 # %% ../../nbs/library/adapters/exporting.ipynb #m042
-def _quantisation(name):
+def _quantisation(name, trust_remote_code=False):
     "How the files of a model are quantised, or None."
-    found = getattr(model_config(name), "quantization_config", None)
+    config = model_config(name, trust_remote_code)
+    found = getattr(config, "quantization_config", None)
     if not found:
         return None
     if not isinstance(found, dict):
@@ -65,14 +67,15 @@ def _is_quantised(name):
         return False
 
 
-def _base_for(saved, model_name, path):
+def _base_for(saved, model_name, path, trust_remote_code=False):
     """The base to merge into, and the adapter as it is held against it.
 
     AdapterError if there is no base whose weights can take it."""
     name, recorded = str(model_name or saved.base or ""), saved.origin.get("base")
     if not name:
         raise AdapterError("does not say which base it belongs to", path, "pass model_name")
-    how = _quantisation(name)
+    with base_named_by(name, None if model_name else path):
+        how = _quantisation(name, trust_remote_code)
     if how:
         raise AdapterError(
             f"its base {name} is quantised ({how}), and {STEPS}",
@@ -85,7 +88,7 @@ def _base_for(saved, model_name, path):
     return name, saved
 
 # %% ../../nbs/library/adapters/exporting.ipynb #m101
-def _tokenizer_for(path, name, task):
+def _tokenizer_for(path, name, task, trust_remote_code=False):
     "The tokenizer in an adapter's folder, or the base's, with a chat template if need be."
     from transformers import AutoTokenizer
 
@@ -103,13 +106,13 @@ def _tokenizer_for(path, name, task):
                 "copy its files again; or take them away, and the base's is used",
             ) from None
     else:
-        tokenizer = load_tokenizer(name)
+        tokenizer = load_tokenizer(name, trust_remote_code)
     if task == CAUSAL and ensure_template(tokenizer):
         print(f"{name} has no chat template: a plain one is saved, as it is used here")
     return tokenizer
 
 
-def _dtype_for(name, dtype):
+def _dtype_for(config, dtype):
     "The type of the merged weights: as asked, or that of the base's files."
     given = dtype
     if isinstance(dtype, str):
@@ -121,7 +124,7 @@ def _dtype_for(name, dtype):
             "merge_adapter",
             f"pass one of {allowed}, or nothing for that of the base's files",
         )
-    own = getattr(model_config(name), "dtype", None)
+    own = getattr(config, "dtype", None)
     return given or (own if own in FLOATS else usual_dtype())
 
 
@@ -198,9 +201,9 @@ def _write(merge, folder):
         ) from e
 
 
-def _read_again(folder, inputs, merged, classes, dtype):
+def _read_again(folder, inputs, merged, dtype, **options):
     "What the written model makes of the probe; AdapterError if the merged one made another."
-    again = logits_on(load_base(folder, dtype, classes=classes), inputs)
+    again = logits_on(load_base(folder, dtype, **options), inputs)
     off = (again - merged).abs().max()
     if off <= 4 * torch.finfo(dtype).eps * merged.abs().max():
         return again
@@ -242,15 +245,16 @@ def _check_replaced(folder, adapter):
     )
 
 # %% ../../nbs/library/adapters/exporting.ipynb #m047
-def _in_four_bits(saved, name, probe):
+def _in_four_bits(saved, name, probe, trust_remote_code=False):
     "What the adapter says on the base in four bits, if it was trained there."
     if not (saved.origin.get("config") or {}).get("load_in_4bit"):
         return None
     try:
-        store = Adapters(load_base(name, load_in_4bit=True))
+        model = load_base(name, load_in_4bit=True, trust_remote_code=trust_remote_code)
     except ConfigError as e:  # bitsandbytes is missing here
         print(f"not compared with the base in four bits: {e.what}")
         return None
+    store = Adapters(model)
     store.add(saved, "it")
     store.use("it")
     return logits_on(store.model, probe_of(store.model, probe))
@@ -273,6 +277,7 @@ def merge_adapter(
     model_name: str | None = None,  # its base; what the adapter's folder says if missing
     dtype=None,  # of the weights, such as "float32"; that of the base's files if missing
     probe=None,  # (rows, tokens): token ids to compare on; drawn if missing
+    trust_remote_code: bool = False,  # run code that lies in the base's own files
 ) -> MergeReport:
     """Write base and adapter as one model, for transformers' from_pretrained.
 
@@ -280,12 +285,16 @@ def merge_adapter(
     cannot be merged or does not fit, ModelError for its base, ConfigError for the folder, the
     dtype and the probe."""
     path, key, saved = as_folder(path), str(path), read_adapter(path)
-    name, saved = _base_for(saved, model_name, key)
+    trust = {"trust_remote_code": trust_remote_code}
+    name, saved = _base_for(saved, model_name, key, **trust)
     check_output(output_dir, use_lora=False, model_name=name)
     _check_replaced(output_dir, key)
-    task, dtype = task_of(model_config(name)), _dtype_for(name, dtype)
-    tokenizer, four_bits = _tokenizer_for(path, name, task), _in_four_bits(saved, name, probe)
-    store = Adapters(load_base(name, dtype, classes=saved.classes))
+    config = model_config(name, **trust)
+    task, dtype = task_of(config), _dtype_for(config, dtype)
+    tokenizer = _tokenizer_for(path, name, task, **trust)
+    four_bits = _in_four_bits(saved, name, probe, **trust)
+    options = {"classes": saved.classes, **trust}
+    store = Adapters(load_base(name, dtype, **options))
     store.add(saved, key, path)
     model, inputs = store.model, probe_of(store.model, probe)
     ends = _ends_of(model, saved, tokenizer, task, key)
@@ -300,7 +309,7 @@ def merge_adapter(
     with written_whole(output_dir) as new:
         _write(Merge(model, tokenizer, saved, report, ends), new)
         del store, model  # or two models would be in memory
-        again = _read_again(new, inputs, merged, saved.classes, dtype)
+        again = _read_again(new, inputs, merged, dtype, **options)
         report = replace(
             report,
             **compared(before, again),

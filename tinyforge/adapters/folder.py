@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from .checks import AGAIN
 from .files import read_adapter
-from .store import AdapterTable, describe
+from .listing import AdapterTable, describe
 from ..errors import AdapterError, ModelError, TinyforgeError
 from ..folders import as_folder
 from ..models.names import is_gguf, model_location
@@ -164,7 +165,7 @@ def _found(root):
         found[place.relative_to(root).as_posix() if name in found else name] = place
     return found
 
-
+# %% ../../nbs/library/adapters/folder.ipynb #3b36ad
 def adapter_path(
     folder,  # of adapters
     name: str,  # of one of them
@@ -214,7 +215,7 @@ def any_fault(
         raise AdapterError(
             f"its files cannot be understood: {type(e).__name__}: {_first_line(e)}",
             str(path),
-            "save or copy it again",
+            AGAIN,
         ) from e
 
 

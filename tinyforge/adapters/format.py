@@ -158,8 +158,7 @@ class Factors:
         lost, whole = size * s[rank:].norm().item(), size * s.norm().item()
         return replace(self, A=A, B=B), lost, whole
 
-
-
+# %% ../../nbs/library/adapters/format.ipynb #3eaefa
 def _only_matrices(factors):
     if any(f.bias is not None or f.magnitude is not None for f in factors):
         raise AdapterError(
@@ -333,7 +332,7 @@ class Bank:
         narrow = torch.bmm(x.reshape(len(A), -1, A.shape[1]).to(A.dtype), A)
         return begun.baddbmm_(narrow, B).view(y.shape).to(y.dtype)
 
-
+# %% ../../nbs/library/adapters/format.ipynb #3f20f9
 def bank_of(
     updates: dict[str, Update],  # beside one layer, by the name of the adapter
 ) -> Bank:
@@ -384,7 +383,7 @@ def split_name(
     found = re.fullmatch(r"(.+)\.(lora_.+)", name)
     return (found[1], found[2]) if found else (name.replace(".base_layer.", "."), None)
 
-
+# %% ../../nbs/library/adapters/format.ipynb #649b87
 @dataclass
 class SavedAdapter:
     "What the files of an adapter say."

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from .fit import check_base
+from .fit import base_named_by, check_base
 from .files import read_adapter
 from .folder import any_fault, printable
+from .listing import describe
 from .merging import logits_on, probe_of
-from .store import Adapters, describe
+from .store import Adapters
 from ..compat import quiet
 from ..errors import AdapterError, ConfigError
 from ..folders import PROVENANCE, as_folder, write_provenance
@@ -118,9 +119,6 @@ class AdapterCheck(Report):
         ]
 
 # %% ../../nbs/library/adapters/inspecting.ipynb #a968
-_SEEDS = whole_number(0, 2**63 - 1)
-
-
 def _any_tokens(model, seed):
     "Four rows of random tokens, as arguments of the model."
     length = min(16, position_limit(model.config) or 16)
@@ -157,30 +155,38 @@ def _check_effect(plain, mine, theirs, where):
         )
     return change, off
 
+# %% ../../nbs/library/adapters/inspecting.ipynb #6792bb
+_SEEDS = whole_number(0, 2**63 - 1)
+
+
+def _check_asked(model_name, seed):
+    if not isinstance(model_name, (str, os.PathLike, type(None))):
+        do = "give the name of a model or its folder"
+        raise ConfigError(f"model_name is {model_name!r}", "check_adapter", do)
+    if not _SEEDS.fits(seed):
+        do = "give a whole number from 0 to 2**63 - 1"
+        raise ConfigError(f"seed is {seed!r}", "check_adapter", do)
+
 
 def check_adapter(
     path,  # folder of an adapter
-    base=None,  # name or folder of its base; the one it names if missing
+    model_name=None,  # its base, by name or folder; the one it names if missing
     seed: int = 0,  # of the tokens that are looked at
 ) -> AdapterCheck:
     """Read an adapter, put it on its base, and see what it changes, here and in PEFT.
 
-    AdapterError: it changes nothing, or not the same. ConfigError: base or seed is none.
+    AdapterError: it changes nothing, or not the same. ConfigError: model_name or seed is none.
     """
     from peft import PeftModel
 
-    if not isinstance(base, (str, os.PathLike, type(None))):
-        do = "give the name of a model or its folder"
-        raise ConfigError(f"base is {base!r}", "check_adapter", do)
-    if not _SEEDS.fits(seed):
-        do = "give a whole number from 0 to 2**63 - 1"
-        raise ConfigError(f"seed is {seed!r}", "check_adapter", do)
+    _check_asked(model_name, seed)
     saved, where = read_adapter(path), str(path)
-    name = str(base or saved.base or "")
+    name = str(model_name or saved.base or "")
     if not name:
-        raise AdapterError("names no base", where, "say which one it belongs on")
+        raise AdapterError("names no base", where, "pass model_name: which one it belongs on")
     check_base(saved, name, where)
-    model = load_base(name, classes=saved.classes)
+    with base_named_by(name, None if model_name else where):
+        model = load_base(name, classes=saved.classes)
     asked = _any_tokens(model, seed)
     plain = logits_on(model, asked)
     sizes = _update_sizes(saved, model)

@@ -228,7 +228,7 @@ class _Rounding:
             "of_update": (self.lost / self.update).sqrt().item(),
         }
 
-
+# %% ../../nbs/library/adapters/merging.ipynb #51d9c7
 @dataclass
 class Exchanged:
     "What was in the place of merged weights."

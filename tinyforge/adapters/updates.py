@@ -50,6 +50,11 @@ class Switch:
     active: str | None = None  # name of the adapter that answers
     rows: Any = None  # `Rows`, see below, when each row of a batch has its own
 
+    @property
+    def names(self) -> list[str | None]:
+        "Of what answers now: the active one, or those of the batch."
+        return [self.active] if self.rows is None else self.rows.names
+
 
 def first_input(
     args: tuple,
@@ -58,7 +63,7 @@ def first_input(
     "What a layer was called with, by place or by name."
     return args[0] if args else next(iter(kwargs.values()))
 
-
+# %% ../../nbs/library/adapters/updates.ipynb #e43234
 class Slot:
     "What adapters have at one layer of the base, by their names."
 
@@ -126,9 +131,28 @@ class Slot:
         return bare
 
 # %% ../../nbs/library/adapters/updates.ipynb #u021
-_FEW = 8  # tokens a row, up to which the gate is faster than one after the other; see below
+def _grouped(names):
+    "name -> its rows; those of the base, None, are in no group."
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        if name is not None:
+            groups.setdefault(name, []).append(i)
+    return groups
 
 
+def _is_even(groups, n):
+    "Whether as many of the n rows belong to each adapter, and stand together."
+    in_order = [i for rows in groups.values() for i in rows]
+    return in_order == list(range(n)) and len({len(rows) for rows in groups.values()}) == 1
+
+
+def _index(rows, each, device):
+    "Where rows are in the batch: a slice if they stand together, which copies nothing."
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0] * each, (rows[-1] + 1) * each)
+    return torch.tensor([i * each + k for i in rows for k in range(each)], device=device)
+
+# %% ../../nbs/library/adapters/updates.ipynb #129786
 @dataclass
 class Plan:
     "What the rows of a batch get beside one layer; the same for every token."
@@ -146,6 +170,9 @@ def _bank_for(slot, names):
         return None
     return bank_of(updates)
 
+# %% ../../nbs/library/adapters/updates.ipynb #c72a0b
+_FEW = 8  # tokens a row, up to which the gate is faster than one after the other; see below
+
 
 class Rows:
     "The adapters of a batch."
@@ -156,20 +183,8 @@ class Rows:
     ):
         self.names = list(names)
         self.plans: dict[tuple[Slot, int], Plan] = {}
-        self.groups: dict[str, list[int]] = {}  # name -> its rows
-        for i, name in enumerate(self.names):
-            if name is not None:
-                self.groups.setdefault(name, []).append(i)
-        in_order = [i for rows in self.groups.values() for i in rows]
-        sizes = {len(rows) for rows in self.groups.values()}
-        self.even = in_order == list(range(len(self.names))) and len(sizes) == 1
-
-    def _index(self, name, each, device):
-        "The rows of an adapter, as a slice where they stand together, which copies nothing."
-        rows = self.groups[name]
-        if rows[-1] - rows[0] + 1 == len(rows):
-            return slice(rows[0] * each, (rows[-1] + 1) * each)
-        return torch.tensor([i * each + k for i in rows for k in range(each)], device=device)
+        self.groups = _grouped(self.names)
+        self.even = _is_even(self.groups, len(self.names))
 
     def _plan(self, slot, each, device):
         plan = self.plans.get((slot, each))
@@ -180,7 +195,8 @@ class Rows:
             slot.kept = (names, _bank_for(slot, names))
 
         def with_rows(of):
-            return [(of[n], self._index(n, each, device)) for n in self.groups if n in of]
+            groups = self.groups.items()
+            return [(of[n], _index(rows, each, device)) for n, rows in groups if n in of]
 
         plan = Plan(slot.kept, with_rows(slot.modules), with_rows(slot.updates))
         self.plans[slot, each] = plan
@@ -234,7 +250,7 @@ class Rows:
             y[index] = update(x[index], y[index])
         return y
 
-
+# %% ../../nbs/library/adapters/updates.ipynb #07a35e
 @contextmanager
 def each_row(
     switch: Switch,
