@@ -363,6 +363,10 @@ def test_case_16_a_base_that_lies_elsewhere(trained, tmp_path):
     status, _, err = command("generate", moved, "Hi")
     assert status == 1 and "/train/models/shipped is not here" in err
     assert "--model-name" in err and "known_shapes" not in err and "model_name" not in err
+    for words in (("check", moved), ("merge", moved, "--output-dir", tmp_path / "whole")):
+        status, _, err = command("adapters", *words)
+        assert status == 1 and "/train/models/shipped is not here" in err
+        assert "--model-name" in err
     told = ("--max-new-tokens", 12, "--system", SYSTEM)
     status, out, err = command("generate", moved, "Hi", "--model-name", BASE, *told)
     assert (status, out) == command("generate", result.output_dir, "Hi", *told)[:2]
@@ -482,3 +486,18 @@ def test_a_trained_model_keeps_its_settings(trained):
     shorter = AdaptedModel(lora_path=trainer.config.output_dir)
     assert abs(heard(shorter.evaluate, file, **SHORT)[0].loss - whole.loss) < 1e-5
     assert replace(trainer.config, max_length=16).max_length == 16
+
+
+def test_case_13_asked_without_its_template_options(tmp_path):
+    "Options of the template that every row brought are said to whoever omits them, once."
+    base = str(with_template(tmp_path / "thinks", THINKS + load_tokenizer().chat_template))
+    folder = str(tmp_path / "adapter")
+    options = {"enable_thinking": False}
+    row = {"question": "Is it?", "answer": "It is.", "chat_template_kwargs": options}
+    config = TrainingConfig(model_name=base, output_dir=folder, learning_rate=1e-2)
+    RealTrainer(config).train([row] * 8, show=False)
+    again = AdaptedModel(base, folder)
+    assert f"was trained with chat={options}" in heard(again.generate, "Is it?", **SHORT)[1]
+    assert "was trained with chat" not in heard(again.generate, "Is it?", **SHORT)[1]
+    given = AdaptedModel(base, folder)
+    assert "with chat" not in heard(given.generate, "Is it?", chat=options, **SHORT)[1]

@@ -6,12 +6,12 @@
 __all__ = ['COMMANDS', 'CommandParser', 'command_parser', 'add_model', 'chosen', 'in_shell_words', 'open_streams', 'drop_output',
            'shows_colours', 'as_json', 'demo_command', 'params_command', 'name_values', 'as_typed', 'training_options',
            'yaml_loader', 'read_settings', 'files_of', 'made_settings', 'train_command', 'unescaped', 'one_pair',
-           'add_whom', 'add_manner', 'add_drawing', 'check_whom', 'asked_model', 'manner_of', 'check_sorter',
-           'generate_parser', 'add_columns', 'columns_of', 'typed_lines', 'prompts_of', 'answers_to', 'stream_answers',
-           'generate_command', 'Talk', 'begin_talk', 'chat_command', 'evaluate_command', 'run_data_check',
-           'data_parser', 'data_command', 'weighted', 'run_list', 'run_show', 'run_check', 'run_merge', 'run_combine',
-           'add_combine_options', 'adapters_parser', 'adapters_command', 'add_step_options', 'memory_command',
-           'ShowVersion', 'main_parser', 'carried_out', 'main']
+           'add_pairs', 'add_base', 'add_whom', 'add_manner', 'add_drawing', 'check_whom', 'asked_model', 'manner_of',
+           'check_sorter', 'add_columns', 'columns_of', 'typed_line', 'typed_lines', 'prompts_of', 'answers_to',
+           'stream_answers', 'generate_parser', 'generate_command', 'Talk', 'begin_talk', 'chat_command',
+           'evaluate_command', 'run_data_check', 'data_parser', 'data_command', 'weighted', 'run_list', 'run_show',
+           'run_check', 'run_merge', 'run_combine', 'add_combine_options', 'adapters_parser', 'adapters_command',
+           'add_step_options', 'memory_command', 'ShowVersion', 'main_parser', 'carried_out', 'main']
 
 # %% ../nbs/library/cli.ipynb #i004
 import argparse
@@ -397,6 +397,25 @@ def one_pair(
     return pair
 
 
+def add_pairs(
+    parser: argparse.ArgumentParser,
+    name: str,  # of the option
+    metavar: str,
+    about: str,  # its help
+) -> None:
+    "An option that takes pairs of a name and a value, and may be given several times."
+    parser.add_argument(
+        name, metavar=metavar, nargs="+", action="extend", type=one_pair, help=about
+    )
+
+# %% ../nbs/library/cli.ipynb #q127
+def add_base(parser: argparse.ArgumentParser) -> None:
+    "The base of an adapter."
+    parser.add_argument(
+        "--model-name", help="the base; what the adapter's folder says if missing"
+    )
+
+
 def add_whom(
     parser: argparse.ArgumentParser,
     optional: bool = True,  # whether a model may be named by --model-name alone
@@ -408,9 +427,7 @@ def add_whom(
         nargs="?" if optional else None,
         help="its folder; or a model that is to be asked alone: its folder, file or name",
     )
-    parser.add_argument(
-        "--model-name", help="the base; what the adapter's folder says if missing"
-    )
+    add_base(parser)
     for name, about in (
         ("--load-in-4bit", "the base in four bits (NF4)"),
         ("--trust-remote-code", "run code that lies in the model's own files"),
@@ -421,14 +438,8 @@ def add_whom(
 def add_manner(parser: argparse.ArgumentParser) -> None:
     "What is said beside each prompt, and how long an answer may be."
     parser.add_argument("--system", metavar="TEXT", help="a system text before each prompt")
-    parser.add_argument(
-        "--chat",
-        metavar="NAME=VALUE",
-        nargs="+",
-        action="extend",
-        type=one_pair,
-        help="for the chat template, such as enable_thinking=false",
-    )
+    about = "for the chat template, such as enable_thinking=false"
+    add_pairs(parser, "--chat", "NAME=VALUE", about)
     parser.add_argument(
         "--max-new-tokens",
         metavar="N",
@@ -462,7 +473,7 @@ def add_drawing(
         "--seed", type=int, default=seed, help=f"of what is drawn (default: {usual})"
     )
 
-
+# %% ../nbs/library/cli.ipynb #q130
 def check_whom(
     given: argparse.Namespace,
 ) -> None:
@@ -520,45 +531,10 @@ def check_sorter(
     return True
 
 # %% ../nbs/library/cli.ipynb #q134
-def generate_parser() -> argparse.ArgumentParser:
-    "What `tinyforge generate` understands."
-    parser = command_parser(
-        "generate", "Answer prompts with an adapter on its base, or with a model alone."
-    )
-    add_whom(parser)
-    parser.add_argument(
-        "prompts",
-        metavar="PROMPT",
-        nargs="*",
-        help="what to answer; lines of the standard input if missing",
-    )
-    parser.add_argument(
-        "--file",
-        help="prompts: of text, one a line; or .jsonl and the like: chats, or rows as for"
-        " train, whose questions are asked",
-    )
-    add_columns(parser)
-    add_manner(parser)
-    add_drawing(parser, seed=0)
-    parser.add_argument(
-        "--stream", action="store_true", help="show an answer while it is written"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="write prompt and answer as JSON, one a line"
-    )
-    return parser
-
-
 def add_columns(parser: argparse.ArgumentParser) -> None:
     "Names of columns that are called otherwise."
-    parser.add_argument(
-        "--columns",
-        metavar="THEIRS=OURS",
-        nargs="+",
-        action="extend",
-        type=one_pair,
-        help="what columns of other names are: q=question a=answer",
-    )
+    about = "what columns of other names are: q=question a=answer"
+    add_pairs(parser, "--columns", "THEIRS=OURS", about)
 
 
 def columns_of(given: argparse.Namespace) -> dict | None:
@@ -566,18 +542,21 @@ def columns_of(given: argparse.Namespace) -> dict | None:
     return dict(given.columns) if given.columns else None
 
 
-def typed_lines() -> list[str]:
-    "The lines of the standard input that are not blank."
-    if sys.stdin is None:
-        return []
-    if sys.stdin.isatty():
-        print("one prompt a line; Ctrl-D ends", file=sys.stderr)
+def typed_line() -> str:
+    "The next line of the standard input; empty at its end. DataError if it is no text."
     try:
-        lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        return sys.stdin.readline() if sys.stdin else ""
     except UnicodeDecodeError as e:
         what = f"is not {e.encoding} (byte 0x{e.object[e.start]:02x})"
         do = "convert it, or set PYTHONIOENCODING to its encoding"
         raise DataError(what, "the standard input", do) from None
+
+
+def typed_lines() -> list[str]:
+    "The lines of the standard input that are not blank."
+    if sys.stdin is not None and sys.stdin.isatty():
+        print("one prompt a line; Ctrl-D ends", file=sys.stderr)
+    lines = [line.rstrip("\r\n") for line in iter(typed_line, "") if line.strip()]
     if any("\udc80" <= letter <= "\udcff" for line in lines for letter in line):
         raise DataError("is not UTF-8", "the standard input", "convert it")
     return [line.removeprefix("\ufeff") for line in lines]
@@ -603,7 +582,7 @@ def prompts_of(
         )
     return [(prompt, {}) for prompt in prompts]
 
-
+# %% ../nbs/library/cli.ipynb #q138
 def answers_to(
     model: "AdaptedModel",
     prompts: list[tuple[Any, dict]],  # each with its options of the chat template
@@ -633,6 +612,35 @@ def stream_answers(
         for piece in model.stream(prompt, **{**manner, "chat": chat or None}):
             print(piece, end="", flush=True)
         print(flush=True)
+
+# %% ../nbs/library/cli.ipynb #q141
+def generate_parser() -> argparse.ArgumentParser:
+    "What `tinyforge generate` understands."
+    parser = command_parser(
+        "generate", "Answer prompts with an adapter on its base, or with a model alone."
+    )
+    add_whom(parser)
+    parser.add_argument(
+        "prompts",
+        metavar="PROMPT",
+        nargs="*",
+        help="what to answer; lines of the standard input if missing",
+    )
+    parser.add_argument(
+        "--file",
+        help="prompts: of text, one a line; or .jsonl and the like: chats, or rows as for"
+        " train, whose questions are asked",
+    )
+    add_columns(parser)
+    add_manner(parser)
+    add_drawing(parser, seed=0)
+    parser.add_argument(
+        "--stream", action="store_true", help="show an answer while it is written"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="write prompt and answer as JSON, one a line"
+    )
+    return parser
 
 
 def generate_command(args: Sequence[str]) -> None:
@@ -685,12 +693,7 @@ class Talk:
             return input("> ")
         if self.watched():
             print("> ", end="", file=sys.stderr, flush=True)
-        try:
-            line = sys.stdin.readline() if sys.stdin else ""
-        except UnicodeDecodeError as e:
-            what = f"is not {e.encoding} (byte 0x{e.object[e.start]:02x})"
-            do = "convert it, or set PYTHONIOENCODING to its encoding"
-            raise DataError(what, "the standard input", do) from None
+        line = typed_line()
         if not line:
             raise EOFError
         return line.rstrip("\r\n")
@@ -906,7 +909,11 @@ def run_check(given: argparse.Namespace) -> None:
 def run_merge(given: argparse.Namespace) -> None:
     "tinyforge adapters merge"
     result = tinyforge.merge_adapter(
-        given.adapter, given.output_dir, given.model_name, given.dtype
+        given.adapter,
+        given.output_dir,
+        given.model_name,
+        given.dtype,
+        trust_remote_code=given.trust_remote_code,
     )
     print(result)
 
@@ -972,14 +979,14 @@ def adapters_parser() -> argparse.ArgumentParser:
     show.add_argument("adapter", metavar="ADAPTER")
     for command in (check, merge):
         command.add_argument("adapter", metavar="ADAPTER", help="its folder")
-        command.add_argument(
-            "--model-name", help="the base; what the adapter's folder says if missing"
-        )
+        add_base(command)
     merge.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         help="of the weights; that of the base's files if missing",
     )
+    about = "run code that lies in the base's own files"
+    merge.add_argument("--trust-remote-code", action="store_true", help=about)
     add_combine_options(combine)
     for command in (merge, combine):
         command.add_argument("--output-dir", required=True, help="folder for the result")
@@ -1094,7 +1101,7 @@ def main_parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=help, add_help=False)
     return parser
 
-
+# %% ../nbs/library/cli.ipynb #k137
 def carried_out(
     args: list[str],  # the command line
 ) -> int:  # exit status

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ModelSettings', 'InMemory', 'Reader', 'load_reader', 'check_sorts', 'base_and_adapter', 'holds_adapter', 'likeliest',
-           'system_note', 'AdaptedModel']
+           'system_note', 'options_note', 'AdaptedModel']
 
 # %% ../../nbs/library/generation/model.ipynb #i004
 import os
@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from ..adapters.files import read_adapter
-from ..adapters.fit import check_base
+from ..adapters.fit import base_named_by, check_base
 from ..adapters.store import Adapters, key_of
 from ..compat import quiet
 from ..data.chat import default_system
@@ -108,6 +108,29 @@ class Reader:
     name: str  # of the model
     task: Task
     tokenizer: "PreTrainedTokenizerBase"  # with a chat template, if the model is to write
+    tokens: int  # of the tokenizer, when it was loaded
+    rows: int  # of the embedding, as the model's files have it; 0 if they do not say
+
+    def check_unchanged(
+        self,
+        base: "PreTrainedModel | None" = None,  # if it is loaded
+    ) -> None:
+        "ModelError for tokens, or rows for them, that were added in memory: no file has them."
+        do = (
+            "write a base that has them, and use that:"
+            " tinyforge.models.loading.resize_embeddings(model_name, folder, tokenizer)"
+        )
+        where = f"model {self.name}"
+        highest = max(self.tokenizer.get_vocab().values(), default=0)
+        if len(self.tokenizer) != self.tokens and self.rows and highest >= self.rows:
+            added = len(self.tokenizer) - self.tokens
+            what = f"{added} tokens were added to its tokenizer, up to number {highest}"
+            rows = f"its embedding has {self.rows} rows"
+            raise ModelError(f"{what}, and {rows}: they have no vector", where, do)
+        now = base.get_input_embeddings().weight.shape[0] if base is not None else 0
+        if now and self.rows and now != self.rows:
+            what = f"its embedding has {now} rows in memory, and {self.rows} in its files"
+            raise ModelError(f"{what}: the others would be saved nowhere", where, do)
 
 
 def load_reader(
@@ -120,7 +143,8 @@ def load_reader(
     check_vocabulary(config, tokenizer, name)
     if task == CAUSAL and ensure_template(tokenizer):
         say(f"{name} has no chat template: a plain one is used and saved")
-    return Reader(name, task, tokenizer)
+    rows = getattr(config.get_text_config(decoder=True), "vocab_size", None) or 0
+    return Reader(name, task, tokenizer, len(tokenizer), rows)
 
 
 def check_sorts(
@@ -212,15 +236,16 @@ def system_note(
     )
 
 
-def _away(error, base, adapter):
-    "The error for a base that is not where its adapter says, if that is what is wrong."
-    if adapter is None or Path(base).expanduser().exists() or base == BASE:
-        return error
-    return AdapterError(
-        f"its base {base} is not here: {error.what}",
-        str(adapter),
-        "pass model_name: where the base lies, or what it is called",
-    )
+def options_note(
+    saved: "SavedAdapter | None",  # the adapter that answers; None for the base
+    name: str | None,  # its name
+) -> str:  # empty if there is nothing to say
+    "What should be known by whoever asks without options of the chat template."
+    data = saved.origin.get("data") if saved else None
+    trained = data.get("chat") if isinstance(data, dict) else None
+    if not trained:
+        return ""
+    return f"{name} was trained with chat={trained}, and is asked without; pass it to ask so"
 
 # %% ../../nbs/library/generation/model.ipynb #d035
 class AdaptedModel:
@@ -246,7 +271,7 @@ class AdaptedModel:
         self.lock = threading.RLock()  # one batch, swap or training at a time; the store's too
         self._memory: InMemory | None = None
         self._reader: Reader | None = None
-        self._noted: set[str | None] = set()  # asked without a system text before
+        self._noted: set[tuple] = set()  # who was asked how, and what was said of it
         self._begins_with_adapter = True  # until somebody chooses
 
     @property
@@ -276,11 +301,9 @@ class AdaptedModel:
 
     def _read(self):
         if self._reader is None:
-            try:
-                trust = self._settings.trust_remote_code
+            trust = self._settings.trust_remote_code
+            with base_named_by(self.model_name, self.lora_path):
                 self._reader = load_reader(self.model_name, trust)
-            except ModelError as e:
-                raise _away(e, self.model_name, self.lora_path) from e
         return self._reader
 
     def __repr__(self) -> str:
@@ -426,7 +449,9 @@ class AdaptedModel:
             self.load_lora(self.lora_path)
         if sorts is not None:
             check_sorts(self.task, sorts, self.model_name)
-        return (self._memory or self._load()).loaded
+        loaded = (self._memory or self._load()).loaded
+        self._read().check_unchanged()
+        return loaded
 
     def _saved(self, name):
         return None if name is None else self.adapters[name].saved
@@ -472,18 +497,18 @@ class AdaptedModel:
             if beside.system is None and (isinstance(prompt, str) or not system_of(prompt)):
                 without.append(name)
         for name in dict.fromkeys(without):
-            self._note_system(voices[name], name)
+            self._note(name, system_note(voices[name], self._saved(name), name))
+        for name in dict.fromkeys(names if beside.chat is None else ()):
+            self._note(name, options_note(self._saved(name), name))
         check_lengths(loaded, [question.ids for question in asked])
         self.model.eval()
         return asked
 
-    def _note_system(self, voice, name):
-        "Say once of each what should be known by who asks without a system text."
-        if name not in self._noted:
-            self._noted.add(name)
-            note = system_note(voice, self._saved(name), name)
-            if note:
-                say(note)
+    def _note(self, name, note):
+        "Say once of each what should be known by who asks in another way than it was trained."
+        if note and (name, note) not in self._noted:
+            self._noted.add((name, note))
+            say(note)
 
     @contextmanager
     def _alone(self, name):

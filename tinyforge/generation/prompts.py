@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Chat', 'Prompt', 'is_number', 'generation_options', 'stop_strings', 'check_seed', 'check_batch_size', 'Voice',
-           'voice_of', 'names_read', 'check_chat', 'Beside', 'Question', 'is_chat', 'listed', 'checked', 'system_of',
-           'shared_system', 'source_of', 'prompt_ids', 'check_lengths', 'batches']
+           'voice_of', 'names_read', 'check_chat', 'Beside', 'is_chat', 'listed', 'checked', 'system_of',
+           'shared_system', 'shared_options', 'Question', 'source_of', 'prompt_ids', 'check_lengths', 'batches']
 
 # %% ../../nbs/library/generation/prompts.ipynb #i004
 import copy
@@ -56,28 +56,10 @@ _CALLED_HERE = {  # what other programs call it -> what to pass
     "tools": 'chat={"tools": [...]}',
     "documents": 'chat={"documents": [...]}',
 }
-_LIMITS = {  # of what is drawn by: the least, the most, whether it is a whole number
-    "temperature": (0, 100, False),
-    "top_p": (0, 1, False),
-    "top_k": (-1, 1 << 30, True),
-    "min_p": (0, 1, False),
-    "typical_p": (0, 1, False),
-}
 
 
 def _refuse(name, what, do):
     raise ConfigError(f"{name} {what}", "generate", do)
-
-
-def is_number(
-    value,
-    low: float,  # the least
-    high: float,  # the most
-    whole: bool = False,
-) -> bool:
-    "Whether a value is a number within limits; True and False are none."
-    kinds = int if whole else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
 
 
 def _check_names(options):
@@ -96,6 +78,27 @@ def _check_names(options):
         if name in _IGNORED_HERE and options[name] is not None:
             do = "pass max_new_tokens, and each option by itself"
             _refuse(name, "would be ignored here", do)
+
+# %% ../../nbs/library/generation/prompts.ipynb #p014
+_LIMITS = {  # of what is drawn by: the least, the most, whether it is a whole number
+    "temperature": (0, 100, False),
+    "top_p": (0, 1, False),
+    "top_k": (-1, 1 << 30, True),
+    "min_p": (0, 1, False),
+    "typical_p": (0, 1, False),
+}
+_ONE = "leave one of them out"
+
+
+def is_number(
+    value,
+    low: float,  # the least
+    high: float,  # the most
+    whole: bool = False,
+) -> bool:
+    "Whether a value is a number within limits; True and False are none."
+    kinds = int if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
 
 
 def _drawing(options):
@@ -122,10 +125,7 @@ def _drawing(options):
         exact["top_k"] = max(0, exact["top_k"])  # -1 and 0: of all tokens
     return {**rest, **exact, "do_sample": True}
 
-
-_ONE = "leave one of them out"
-
-
+# %% ../../nbs/library/generation/prompts.ipynb #p018
 def generation_options(
     options: dict,  # as they were given; max_new_tokens among them
 ) -> dict:  # as transformers' generate takes them
@@ -140,7 +140,7 @@ def generation_options(
         raise ConfigError(what, "generate")
     return _drawing({name: value for name, value in options.items() if name != "n"})
 
-
+# %% ../../nbs/library/generation/prompts.ipynb #p01a
 def stop_strings(
     stop: str | Sequence[str] | None,  # one, or several
 ) -> tuple[str, ...]:
@@ -204,21 +204,6 @@ def voice_of(
     return Voice(saved.kind, own)
 
 # %% ../../nbs/library/generation/prompts.ipynb #p023
-_OF_THE_CALL = (
-    "add_generation_prompt",
-    "chat_template",
-    "continue_final_message",
-    "conversation",
-    "messages",
-    "padding",
-    "return_dict",
-    "return_tensors",
-    "tokenize",
-    "tokenizer_kwargs",
-    "truncation",
-)
-
-
 def names_read(
     template: str | Mapping,  # a chat template, or several by name
 ) -> set[str]:
@@ -235,6 +220,21 @@ def names_read(
         except TemplateSyntaxError:  # it is read by the words in it
             found |= set(re.findall(r"\w+", source))
     return found - {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
+
+# %% ../../nbs/library/generation/prompts.ipynb #p026
+_OF_THE_CALL = (
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "messages",
+    "padding",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tokenizer_kwargs",
+    "truncation",
+)
 
 
 def check_chat(
@@ -257,7 +257,7 @@ def check_chat(
         do = f"leave it out; the template reads {reads}"
         raise ConfigError(f"the chat template {what}", "generate", do)
 
-
+# %% ../../nbs/library/generation/prompts.ipynb #p029
 @dataclass(frozen=True)
 class Beside:
     "What is said beside every prompt of a call."
@@ -295,15 +295,6 @@ Prompt = str | Chat
 _WHAT = "pass a string, a chat (a list of messages), or a list of either"
 
 
-@dataclass(frozen=True)
-class Question:
-    "A prompt, ready for the model."
-
-    ids: list[int]  # token ids, up to where the answer begins
-    voice: Voice
-    adapter: str | None = None  # the name of the one that answers; None for the base
-
-
 def is_chat(
     value,
 ) -> bool:
@@ -327,7 +318,7 @@ def listed(
         return list(prompts), False
     raise DataError(f"is {kind_of(prompts)}", "prompts", do)
 
-
+# %% ../../nbs/library/generation/prompts.ipynb #p036
 def _checked_text(prompt, where):
     "A prompt that is a string."
     try:
@@ -386,6 +377,15 @@ def shared_system(
     return (found.pop() or "") if len(found) == 1 else ""
 
 
+def shared_options(
+    rows: Iterable["Row"],  # that an adapter is trained on
+) -> dict:  # empty if they have none, or not all the same
+    "What the chat template is given beside the messages of every row, without their tools."
+    own = ("tools", "documents")  # of a row
+    found = [{k: v for k, v in row.options.items() if k not in own} for row in rows]
+    return found[0] if found and all(given == found[0] for given in found) else {}
+
+
 def _with_system(prompt, system, where):
     "A prompt as a chat that begins with a system text."
     chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -395,6 +395,15 @@ def _with_system(prompt, system, where):
         do = "leave system out, or the message"
         raise DataError("has a system message of its own, and system is given", where, do)
     return [{"role": "system", "content": system}, *chat]
+
+# %% ../../nbs/library/generation/prompts.ipynb #p039
+@dataclass(frozen=True)
+class Question:
+    "A prompt, ready for the model."
+
+    ids: list[int]  # token ids, up to where the answer begins
+    voice: Voice
+    adapter: str | None = None  # the name of the one that answers; None for the base
 
 
 def source_of(
@@ -438,7 +447,7 @@ def prompt_ids(
         prompt = source_of(prompt, where)
     return voice.tokenizer(prompt)["input_ids"]
 
-
+# %% ../../nbs/library/generation/prompts.ipynb #p03b
 def check_lengths(
     loaded: LoadedBase,
     ids: list[list[int]],  # of each prompt
