@@ -33,6 +33,16 @@ def copy_to(folder):
         shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
 
 
+def first_rows(folder, count, name="medical_qa"):
+    "A file with the first rows of a data set that comes with the package."
+    from tinyforge import dataset
+
+    lines = dataset(name).read_text(encoding="utf-8").splitlines(keepends=True)
+    path = folder / "rows.jsonl"
+    path.write_text("".join(lines[:count]), encoding="utf-8")
+    return path
+
+
 def python(code, cwd=ROOT, **variables):
     "The output of `code` in a fresh interpreter, with what it wrote to stderr if it fails."
     done = subprocess.run(

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from checkout import first_rows
 
 SLOW = pytest.mark.flag("slow")
 QUICK = {"num_epochs": 1, "learning_rate": 1e-2, "batch_size": 8}
@@ -16,12 +17,7 @@ QUICK = {"num_epochs": 1, "learning_rate": 1e-2, "batch_size": 8}
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    from tinyforge import dataset
-
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    lines = dataset("medical_qa").read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[:22]), encoding="utf-8")
-    return path
+    return first_rows(tmp_path_factory.mktemp("data"), 22)
 
 
 @pytest.fixture(scope="module")
@@ -377,3 +373,44 @@ def test_case_34_threads(adapter, tmp_path):
     for thread in threads:
         thread.join()
     assert not faults
+
+
+def test_case_31_what_a_callback_is_given(rows, tmp_path):
+    "The tokenizer is there; what is no callback is named, before anything is trained."
+    from tinyforge import RealTrainer, TrainingConfig
+    from tinyforge.errors import ConfigError
+    from transformers import TrainerCallback
+
+    lengths = []
+
+    class Reads(TrainerCallback):
+        def on_step_end(self, args, state, control, processing_class=None, **kw):
+            lengths.append(len(processing_class("Hi")["input_ids"]))
+
+    class Needs(TrainerCallback):
+        def __init__(self, something):
+            self.something = something
+
+    short = {**QUICK, "num_epochs": 0.2, "output_dir": str(tmp_path / "adapter")}
+    trainer = RealTrainer(TrainingConfig(**short), callbacks=Reads)
+    trainer.train(rows, show=False)
+    assert lengths and min(lengths) > 0
+    for given, message in ((3, "int is no callback"), ([Needs], "made without arguments")):
+        with pytest.raises(ConfigError, match=message):
+            trainer.train(rows, show=False, callbacks=given)
+
+
+def test_case_31_settings_by_their_older_names(rows, tmp_path):
+    "What TrainingArguments no longer takes is called by its successor."
+    from tinyforge import RealTrainer, TrainingConfig
+    from tinyforge.errors import ConfigError
+
+    for name, value, successor in (
+        ("warmup_ratio", 0.1, "warmup_steps"),
+        ("max_seq_length", 64, "max_length"),
+        ("evaluation_strategy", "epoch", "eval_steps"),
+    ):
+        config = TrainingConfig(output_dir=str(tmp_path / "a"), trainer_args={name: value})
+        with pytest.raises(ConfigError) as e:
+            RealTrainer(config).train(rows, show=False)
+        assert successor in e.value.do

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import first_rows
 
 if sys.platform == "win32":
     pytest.skip("Windows has no fork server and no SIGTERM", allow_module_level=True)
@@ -101,12 +102,7 @@ def kill(process):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from tinyforge.data.shipped import dataset
-
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    lines = dataset("medical_qa").read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[:30]), encoding="utf-8")
-    return path
+    return first_rows(tmp_path_factory.mktemp("data"), 30)
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def _trainer_clashes(config):
             f"use {', '.join(called)} instead",
         )
 
-
+# %% ../../nbs/library/training/config.ipynb #f84872
 def _report_clashes(config):
     "Settings of who is told how a run goes, and of where its result goes."
     given = config.trainer_args
@@ -105,7 +105,7 @@ def _evaluation_clashes(config):
                 "set eval_data or eval_fraction too",
             )
 
-
+# %% ../../nbs/library/training/config.ipynb #9e0e0e
 def _full_clashes(config):
     "Settings of an adapter, where there is none."
     if config.lora_path is not None:

@@ -318,6 +318,16 @@ def try_optimizer(
     )
 
 # %% ../../nbs/library/training/loop.ipynb #l073
+_RENAMED = {  # what TrainingArguments once took, or others take -> what to do instead
+    "warmup_ratio": "pass warmup_steps, a number below 1 for a share of the steps",
+    "evaluation_strategy": "set eval_data or eval_fraction, and eval_steps, in the config",
+    "max_seq_length": "set max_length in the config",
+    "no_cuda": "pass use_cpu",
+    "dataset_text_field": "set columns in the config: {'theirs': 'text'}",
+    "packing": "leave it out: examples are laid end to end where the model allows it",
+}
+
+
 def training_arguments(
     config: TrainingConfig,
     scratch: str,  # a folder for what Trainer wants to write
@@ -331,13 +341,14 @@ def training_arguments(
         with quiet():
             arguments = TrainingArguments(**trainer_options(config, scratch, steps))
         check_arguments(arguments, examples, config.batch_size)
+        if steps == 1 and arguments.get_warmup_steps(steps) > 0:
+            raise ValueError("warmup_steps leaves a run of one step a learning rate of zero")
         try_optimizer(arguments, steps)
     except (TypeError, ValueError, ImportError) as e:
-        raise ConfigError(
-            str(e).splitlines()[0],
-            "trainer_args",
-            "see transformers.TrainingArguments for what there is",
-        ) from None
+        said = str(e).splitlines()[0]
+        renamed = [_RENAMED[name] for name in _RENAMED if f"'{name}'" in said]
+        usual = "see transformers.TrainingArguments for what there is"
+        raise ConfigError(said, "trainer_args", *(renamed or [usual])) from None
     one_gpu_only(arguments)  # several: `accelerate launch`
     if arguments.fsdp and arguments.world_size > 1:
         allow_spreading()

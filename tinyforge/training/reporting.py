@@ -30,17 +30,26 @@ if TYPE_CHECKING:
     import torch
 
 # %% ../../nbs/library/training/reporting.ipynb #w011
+def _made(kind):
+    "A callback of a class; ConfigError for one that needs arguments."
+    try:
+        return kind()
+    except TypeError as e:
+        what = f"{kind.__name__} cannot be made without arguments: {e}"
+        raise ConfigError(what, "callbacks", "pass a callback that is made already") from None
+
+
 def as_callbacks(
     given: Iterable | None,  # of callbacks of transformers, or of their classes
 ) -> list[TrainerCallback]:
     "Callbacks, made where a class was given; ConfigError for what is none."
     if given is None:
         return []
-    if isinstance(given, (TrainerCallback, type)):
+    if isinstance(given, (TrainerCallback, type)) or not isinstance(given, Iterable):
         given = [given]
     made = []
     for callback in given:
-        callback = callback() if isinstance(callback, type) else callback
+        callback = _made(callback) if isinstance(callback, type) else callback
         if not isinstance(callback, TrainerCallback):
             raise ConfigError(
                 f"a {type(callback).__name__} is no callback",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..figures import COLOURS, GREY, style
 from ..reports import Report
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def _running_mean(values, width):
     return [sum(window) / len(window) for window in windows]
 
 
+@style()
 def plot_losses(
     result,  # a `TrainResult`, or anything else with losses and evaluations
     ax: "Axes | None" = None,  # made if missing
@@ -29,17 +31,17 @@ def plot_losses(
     "The loss of each logged step, its running mean, and that of held-out examples."
     import matplotlib.pyplot as plt
 
-    ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
+    ax = ax or plt.subplots()[1]
     steps, losses = zip(*result.losses)
     width = max(1, len(losses) // 20)
-    ax.plot(steps, losses, color="0.75", lw=1, label="each logged step")
+    ax.plot(steps, losses, color=COLOURS["LoRA"], alpha=0.4, lw=1, label="each logged step")
     mean = _running_mean(losses, width)
-    ax.plot(steps, mean, color="black", lw=1.5, label=f"mean of {width}")
+    ax.plot(steps, mean, color=COLOURS["LoRA"], lw=2, label=f"mean of {width}")
     if result.evaluations:
-        style: dict[str, Any] = {"color": "black", "ls": "--", "marker": "o", "ms": 4, "lw": 1}
+        style: dict[str, Any] = {"color": GREY, "ls": "--", "marker": "o", "ms": 4, "lw": 1}
         ax.plot(*zip(*result.evaluations), **style, label="held out")
     ax.set(xlabel="step", ylabel="loss (nats per trained token)", yscale="log")
-    ax.legend(frameon=False)
+    ax.legend()
     return ax
 
 # %% ../../nbs/library/training/result.ipynb #c013

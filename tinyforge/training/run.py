@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..data.chat import Example
 from ..data.examples import Examples
 from ..folders import versions
-from ..generation.prompts import shared_system
+from ..generation.prompts import shared_options, shared_system
 from .checkpoints import Checkpoints, Progress
 from .config import TrainingConfig
 from .processes import process_count
@@ -67,7 +67,7 @@ def origin(
     settings: dict | None = None,  # of the adapter, where they are not the configuration's
 ) -> dict:  # what JSON can hold
     "Where a result comes from."
-    system = shared_system(examples.rows)
+    system, chat = shared_system(examples.rows), shared_options(examples.rows)
     given = {**asdict(config), **(settings or {})}
     arguments = given["trainer_args"].items()
     given["trainer_args"] = {k: v for k, v in arguments if k != "hub_token"}  # a secret
@@ -77,6 +77,7 @@ def origin(
         "sha256": examples.sha256,
         "examples": len(examples),
         **({"system": system} if system else {}),
+        **({"chat": chat} if chat else {}),
         "cut": examples.cut,
         "skipped_lines": [
             f"{p.file}:{p.line}" if p.file else p.line for p in examples.skipped

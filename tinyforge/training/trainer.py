@@ -157,6 +157,7 @@ class RealTrainer(AdaptedModel):
         if c.output_dir is not None:
             by_first(lambda: check_output(c.output_dir, c.use_lora, c.model_name))
         saved = starting_adapter(c, self.model_name)
+        self._read().check_unchanged(self.base)
         examples, held_out = training_data(data, c, self.task, self.tokenizer, saved)
         self._say_template(saved)
         identity = made_of(c, examples, held_out)
