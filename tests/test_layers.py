@@ -11,7 +11,7 @@ from checkout import ROOT, settings
 PACKAGE = settings()["lib_path"]
 LAYERS = [  # from the ground up; what stands on one line may not import its neighbours
     {"errors"},
-    {"reports", "settings", "folders", "compat"},
+    {"reports", "settings", "folders", "compat", "figures"},
     {"models"},
     {"data"},
     {"compute"},

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..figures import COLOURS, GREY, style
 from .meter import KINDS, Timeline
 from .step import StepSettings
 from ..reports import Report
@@ -40,7 +41,7 @@ def _mark_phases(timeline, ax):
     ends = {phase: i for i, (phase, _) in enumerate(timeline)}
     for phase, start in zip(ends, [0, *sorted(ends.values())]):
         if start:
-            ax.axvline(start, color="black", linewidth=0.6, linestyle=":")
+            ax.axvline(start, color=GREY, linewidth=0.6, linestyle=":")
         if ends[phase] - start > 0.06 * len(timeline):
             ax.annotate(
                 phase,
@@ -51,6 +52,7 @@ def _mark_phases(timeline, ax):
             )
 
 
+@style()
 def plot_timeline(
     report,  # a `MemoryReport`
     ax=None,  # matplotlib axes; made if missing
@@ -58,19 +60,16 @@ def plot_timeline(
     "What is alive during the step, by kind, with the phases marked."
     import matplotlib.pyplot as plt
 
-    ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(7, 3))[1]
     timeline, (size, unit) = report.timeline, unit_of(report.peak)
     moments = range(0, len(timeline), max(1, len(timeline) // 1500))
     most = [max(sizes) for sizes in zip(*(kinds for _, kinds in timeline))]
     seen = [k for k in range(len(KINDS)) if most[k] > report.peak / 100]
-    greys = plt.get_cmap("Greys")
     ax.stackplot(
         moments,
         *[[timeline[i][1][k] / size for i in moments] for k in seen],
         labels=[KINDS[k] for k in seen],
-        colors=[greys(0.95 - 0.13 * k) for k in seen],
-        edgecolor="black",
-        linewidth=0.2,
+        colors=[COLOURS[KINDS[k]] for k in seen],
     )
     _mark_phases(timeline, ax)
     ax.set(
@@ -82,7 +81,6 @@ def plot_timeline(
         fontsize="x-small",
         loc="center left",
         bbox_to_anchor=(1, 0.5),
-        frameon=False,
         reverse=True,
     )
     return ax
@@ -184,6 +182,7 @@ class MemoryReport(Report):
         return plot_timeline(self, ax)
 
 # %% ../../nbs/library/memory/report.ipynb #m533
+@style()
 def plot_memory(
     reports: dict[str, MemoryReport],  # by the label of their bar
     cards: Sequence[float] = CARDS,  # GiB, drawn as lines
@@ -192,9 +191,8 @@ def plot_memory(
     "A bar for each report, by kind of tensor, against the sizes of cards."
     import matplotlib.pyplot as plt
 
-    ax = ax or plt.subplots(figsize=(7, 1.2 + 0.42 * len(reports)), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(7, 1.2 + 0.42 * len(reports)))[1]
     left = [0.0] * len(reports)
-    greys = plt.get_cmap("Greys")
     highest = max(report.peak for report in reports.values())
     for i, kind in enumerate(KINDS):
         sizes = [report.kinds[kind] / GIB for report in reports.values()]
@@ -205,15 +203,15 @@ def plot_memory(
             sizes,
             left=left,
             label=kind,
-            color=greys(0.95 - 0.13 * i),
-            edgecolor="black",
-            linewidth=0.5,
+            color=COLOURS[kind],
             hatch=("", "//", "", "..", "", "xx", "")[i],
+            edgecolor="white",
+            linewidth=0,
         )
         left = [a + b for a, b in zip(left, sizes)]
     shown = [card for card in cards if card <= 1.15 * max(left)]
     for card in shown:
-        ax.axvline(card, color="black", linewidth=0.8, linestyle="--")
+        ax.axvline(card, color=GREY, linewidth=0.8, linestyle="--")
     ax.secondary_xaxis("top").set_xticks(shown, [str(card) for card in shown])
     ax.invert_yaxis()
     ax.set(xlabel="GiB of tensors at the peak; dashed lines and figures above: sizes of cards")
@@ -222,6 +220,5 @@ def plot_memory(
         ncols=4,
         loc="upper center",
         bbox_to_anchor=(0.4, -0.55 / (0.2 + 0.3 * len(reports))),
-        frameon=False,
     )
     return ax
