@@ -1,7 +1,7 @@
 import nbformat
 from checkout import ROOT, copy_to, differences, python
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from run_notebook import WIDGET, strip_widgets
+from run_notebook import WIDGET, tidied, tidy_outputs
 
 
 def test_the_notebooks_are_clean(tmp_path):
@@ -15,14 +15,25 @@ def test_the_notebooks_are_clean(tmp_path):
     )
 
 
-def test_widgets_are_stripped():
+def test_saved_outputs_are_tidy():
     kept = new_output("display_data", {"text/plain": "a figure", "image/png": "abc"})
     bar = new_output("display_data", {WIDGET: {}, "text/plain": "Loading weights:   0%"})
-    said = new_output("stream", text="12 steps")
-    nb = new_notebook(cells=[new_code_cell("train()", outputs=[bar, kept, said])])
-    nb.metadata["widgets"] = {"state": {}}
-    strip_widgets(nb)
-    assert nb.cells[0].outputs == [kept, said] and "widgets" not in nb.metadata
+    shown = new_output("execute_result", {"text/plain": "'/tmp/tmpab12_xyz/adapter'"})
+    said = [new_output("stream", text=text) for text in ("12 steps", ", in /tmp/tmpab12_xyz")]
+    bars = "\rLoading:   0%|   | 0/2\rLoading: 100%|███| 2/2\n"
+    warned = new_output("stream", name="stderr", text=f"{bars}a row is cut\n")
+    gone = new_output("stream", name="stderr", text=bars)
+    cell = new_code_cell("train()", outputs=[bar, kept, *said, gone, warned, shown])
+    nb = new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    tidy_outputs(nb)
+    assert nb.cells[0].outputs == [
+        kept,
+        new_output("stream", text="12 steps, in /tmp/folder"),
+        new_output("stream", name="stderr", text="a row is cut\n"),
+        new_output("execute_result", {"text/plain": "'/tmp/folder/adapter'"}),
+    ]
+    assert "widgets" not in nb.metadata
+    assert tidied(nb.cells[0].outputs) == nb.cells[0].outputs
 
 
 def test_no_notebook_holds_a_widget():

@@ -6,6 +6,7 @@ as it was, and the next one runs; the exit status says that one failed.
 
 import argparse
 import ast
+import re
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -19,16 +20,46 @@ from notebooks import kernel, load, run
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def without_widgets(outputs):
-    "Outputs without progress bars: on a saved page these stand still, at 0 % or at nothing."
-    return [output for output in outputs if WIDGET not in output.get("data", {})]
+def is_bar(line):
+    return bool(re.search(r"\d%\|", line))
 
 
-def strip_widgets(nb):
-    "Take the widgets out of a notebook, and what is kept of their state."
+def unnamed(text):
+    "A text without the names of folders that only last as long as a run."
+    return re.sub(r"\btmp[a-z0-9_]{8}\b", "folder", text)
+
+
+def tidied(outputs):
+    """Outputs as a saved page shows them.
+
+    No progress bars, which stand still there, at 0 % or at nothing; what was written to one
+    stream in one piece; folders for the time of a run under one name."""
+    tidy = []
+    for output in outputs:
+        if WIDGET in output.get("data", {}):
+            continue
+        if output.output_type == "stream":
+            if output.name == "stderr":
+                lines = output.text.splitlines(keepends=True)
+                output.text = "".join(line for line in lines if not is_bar(line)).lstrip()
+            output.text = unnamed(output.text)
+            if not output.text:
+                continue
+            if tidy and tidy[-1].get("name") == output.name:
+                tidy[-1].text += output.text
+                continue
+        for form, content in output.get("data", {}).items():
+            if form.startswith("text/"):
+                output.data[form] = unnamed(content)
+        tidy.append(output)
+    return tidy
+
+
+def tidy_outputs(nb):
+    "Make a notebook's outputs tidy, and drop what is kept of its widgets."
     for cell in nb.cells:
         if cell.cell_type == "code":
-            cell.outputs = without_widgets(cell.outputs)
+            cell.outputs = tidied(cell.outputs)
     nb.metadata.pop("widgets", None)
 
 
@@ -72,7 +103,7 @@ def run_in_place(path, flags):
                 return False
             if writes_to_stderr(done.cells[cell.index]):
                 print(f"{path}: WARNING: cell {cell.name} wrote to stderr, which is kept")
-    strip_widgets(done)
+    tidy_outputs(done)
     strip_hidden_warnings(done)
     nbformat.write(done, path)
     nbdev_clean.__wrapped__(str(path))
