@@ -344,6 +344,9 @@ def test_case_15_evaluate_and_data_check(trained, tmp_path):
     assert status == 0 and found["unused"] == {"id": 2} and found["twice"]
     status, out, _ = command("data", "check", theirs)
     assert status == 1 and "2 rows cannot be used" in out
+    assert "--columns " in out and "columns=" not in out
+    theirs.write_text('{"ticket": "17", "ask": "a", "reply": "b"}\n', encoding="utf-8")
+    assert "--columns ask=question reply=answer" in command("data", "check", theirs)[1]
 
 
 def test_case_16_a_base_that_lies_elsewhere(trained, tmp_path):

@@ -1,5 +1,6 @@
 import nbformat
 from checkout import ROOT, copy_to, differences, python
+from fold import FOLDED, is_folded
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from run_notebook import WIDGET, tidied, tidy_outputs
 
@@ -46,3 +47,13 @@ def test_no_notebook_holds_a_widget():
     assert not found, (
         f"{found} show progress bars that stand still. Run: python tools/run_notebook.py"
     )
+
+
+def test_what_the_site_folds_is_folded_in_jupyterlab_and_on_colab():
+    found = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            shown = {key: cell.metadata.get(key) for key in FOLDED if key in cell.metadata}
+            if shown != (FOLDED if is_folded(cell) else {}):
+                found.append(path.relative_to(ROOT).as_posix())
+    assert not found, f"{sorted(set(found))}: run python tools/fold.py"

@@ -290,6 +290,7 @@ def read_settings(
     "The settings in a file; ConfigError for what is no mapping, and for unknown fields."
     import yaml
     from tinyforge.settings import check_names
+    from tinyforge.training.config import THEIRS, to_trainer_args
 
     where = f"--config {path}"
     try:
@@ -311,7 +312,7 @@ def read_settings(
             "write each setting on a line: name: value",
         )
     known = [field.name for field in fields(tinyforge.TrainingConfig)]
-    check_names([str(name) for name in found], known, where)
+    check_names([str(name) for name in found], known, where, THEIRS, to_trainer_args)
     return found
 
 # %% ../nbs/library/cli.ipynb #t147
@@ -821,6 +822,12 @@ def evaluate_command(args: Sequence[str]) -> None:
     print(as_json(report.to_dict()) if given.json else report)
 
 # %% ../nbs/library/cli.ipynb #q166
+def _remedy_in_shell_words(line):
+    "A line of a report, in the words of the command line if it says what to do."
+    is_remedy = line.lstrip().startswith("-> ")
+    return in_shell_words(line, CommandParser.offered) if is_remedy else line
+
+
 def run_data_check(given: argparse.Namespace) -> None:
     "tinyforge data check"
     from tinyforge.compat import quiet
@@ -836,7 +843,8 @@ def run_data_check(given: argparse.Namespace) -> None:
     if given.json:
         print(as_json(report.to_dict()))
     else:
-        print(report)
+        lines = str(report).splitlines()
+        print("\n".join(map(_remedy_in_shell_words, lines)))
         if report.first:
             first = report.first.ansi() if shows_colours(sys.stdout) else repr(report.first)
             print(f"\nthe first row; what is trained is marked:\n{first}")

@@ -115,6 +115,7 @@ def check_names(
     known: Iterable[str],  # that there are
     where: str,  # for the message
     theirs: dict[str, str] | None = None,  # what other libraries call them -> ours
+    elsewhere: Callable[[str], str] | None = None,  # what to do with a name; empty: unknown
 ) -> None:
     "ConfigError for the first name that is not known, with the nearest."
     known = list(known)
@@ -125,6 +126,8 @@ def check_names(
         near = difflib.get_close_matches(name, known, 3, 0.5)
         if ours:
             do = f"it is called {ours} here"
+        elif elsewhere and elsewhere(name):
+            do = elsewhere(name)
         elif near:
             do = f"did you mean {' or '.join(near)}?"
         else:
@@ -132,15 +135,19 @@ def check_names(
         raise ConfigError(f"there is no field {name!r}", where, do)
 
 
-def refuses_unknown(**theirs: str) -> Callable[[Class], Class]:
-    "A decorator for dataclasses of settings; `theirs` maps names of other libraries to ours."
+def refuses_unknown(
+    elsewhere: Callable[[str], str] | None = None,  # as for `check_names`
+    **theirs: str,  # names of other libraries -> ours
+) -> Callable[[Class], Class]:
+    "A decorator for dataclasses of settings."
 
     def decorate(cls: Class) -> Class:
         init = getattr(cls, "__init__")  # a dataclass has its own
 
         @wraps(init)
         def checked(self, *args, **options):
-            check_names(options, [f.name for f in fields(cls)], cls.__name__, theirs)
+            names = [f.name for f in fields(cls)]
+            check_names(options, names, cls.__name__, theirs, elsewhere)
             init(self, *args, **options)
 
         setattr(cls, "__init__", checked)

@@ -305,12 +305,17 @@ def _listed(keys):
     return f"{shown} and {len(keys) - MANY} more" if len(keys) > MANY else shown
 
 
+def _is_number(value):
+    "Whether a value is a number, or one that is written as a text."
+    return isinstance(value, (int, float)) or str(value).strip().isdecimal()
+
+
 def _candidates(record):
     "Keys that nobody knows and that may hold a text, as `columns` would name them."
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from (f"{key}.{inside}" for inside in value)
-        elif _our_name(key) not in KNOWN | NO_CONTENT:
+        elif _our_name(key) not in KNOWN | NO_CONTENT and not _is_number(value):
             yield key
 
 
