@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import nbformat
+from fold import fold
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbdev.clean import nbdev_clean
 from nbdev.process import extract_directives
@@ -104,6 +105,7 @@ def run_in_place(path, flags):
             if writes_to_stderr(done.cells[cell.index]):
                 print(f"{path}: WARNING: cell {cell.name} wrote to stderr, which is kept")
     tidy_outputs(done)
+    fold(done)
     strip_hidden_warnings(done)
     nbformat.write(done, path)
     nbdev_clean.__wrapped__(str(path))
