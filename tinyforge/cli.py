@@ -488,7 +488,8 @@ def asked_model(
     given: argparse.Namespace,
 ) -> "AdaptedModel":
     "What a command asks, loaded; an error if there is no such adapter or model."
-    from tinyforge.generation.model import AdaptedModel, base_and_adapter
+    from tinyforge.generation.holding import base_and_adapter
+    from tinyforge.generation.model import AdaptedModel
 
     check_whom(given)
     base, adapter = given.model_name, None

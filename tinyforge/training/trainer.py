@@ -19,7 +19,8 @@ from ..adapters.peft_layers import remove_layers
 from ..adapters.store import key_of, stamp
 from ..errors import ConfigError
 from ..folders import as_folder, check_output, read_provenance
-from ..generation.model import AdaptedModel, base_and_adapter
+from ..generation.holding import base_and_adapter
+from ..generation.model import AdaptedModel
 from ..models.loading import LoadedBase
 from ..models.tasks import CAUSAL
 from .checkpoints import Checkpoints
