@@ -475,11 +475,12 @@ def _factors_of(layer, where, sizes):
     shapes = [tuple(p.shape) for p in trained]
     if sorted(map(sorted, shapes)) != sorted([sorted((r, n_in)), sorted((n_out, r))]):
         listed = ", ".join(_size(p) for p in trained) or "nothing"
-        raise Wrong(
-            f"what trains is {listed}",
-            where,
-            "A and B train, and only they; both are nn.Parameter, the linear layer is frozen",
-        )
+        hint = "A is (r, in), B is (out, r)"
+        if len(trained) != 2:
+            hint = "make both A and B an nn.Parameter"
+        if len(trained) > 2:
+            hint = "freeze the linear layer, its bias too"
+        raise Wrong(f"what trains is {listed}", where, f"A and B train, and only they: {hint}")
     first, second = trained
     return (first, second) if n_in in first.shape else (second, first)
 
