@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import AdapterError, ConfigError
+from ..figures import COLOURS
 from .loading import skeleton
 from .names import model_config
 from .targets import resolve_targets
@@ -57,11 +58,12 @@ def plot_counts(
     import matplotlib.pyplot as plt
 
     patterns = sorted(trained, key=trained.__getitem__)
+    names = [pattern.rpartition("*.")[2] for pattern in patterns]
     if ax is None:
         height = 0.6 + 0.3 * len(patterns)
         _, ax = plt.subplots(figsize=(6, height), layout="constrained")
-    names = [pattern.rpartition("*.")[2] for pattern in patterns]
-    bars = ax.barh(names, [trained[pattern] / 1e6 for pattern in patterns], color="0.4")
+    millions = [trained[pattern] / 1e6 for pattern in patterns]
+    bars = ax.barh(names, millions, color=COLOURS["adapter"])
     ax.bar_label(bars, fmt="%.2f", padding=3)
     ax.set(xlabel="trained parameters (millions)")
     ax.margins(x=0.15)
