@@ -813,9 +813,11 @@ def evaluate_command(args: Sequence[str]) -> None:
     )
     add_manner(parser)
     parser.add_argument("--json", action="store_true", help="write the report as JSON")
+    parser.add_argument("--silent", action="store_true", help="do not show how it goes")
     given = parser.parse_args(args)
     manner = manner_of(given, _MANNER)
     options = {"columns": columns_of(given), "on_bad_line": given.on_bad_line}
+    options["show"] = not given.silent
     with redirect_stdout(sys.stderr):  # what is said on the way is no report
         model = asked_model(given)
         check_sorter(model, manner)

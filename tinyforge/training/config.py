@@ -218,7 +218,7 @@ class TrainingConfig(LoraSettings):
         None, "their names of columns -> ours: {'ask': 'question'}", mapping.or_none()
     )
     eval_data: str | None = setting(
-        None, "a JSONL file whose loss is measured after each epoch", path.or_none()
+        None, "a file of rows whose loss is measured after each epoch", path.or_none()
     )
     eval_fraction: float = setting(
         0.0, "or a share of the data, taken out of the training", number(0, 0.9)

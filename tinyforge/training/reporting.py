@@ -52,7 +52,7 @@ def as_callbacks(
         callback = _made(callback) if isinstance(callback, type) else callback
         if not isinstance(callback, TrainerCallback):
             raise ConfigError(
-                f"a {type(callback).__name__} is no callback",
+                f"an object of type {type(callback).__name__} is no callback",
                 "callbacks",
                 "pass a transformers.TrainerCallback, or a class of them",
             )
