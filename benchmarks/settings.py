@@ -53,7 +53,7 @@ USUAL = {
     "learning_rate": 4e-3,
     "num_epochs": 5,
     "batch_size": 8,
-}
+}  # and AdamW's beta2 is 0.9: few steps follow one another
 RATES = [5e-4 * 2**i for i in range(7)]  # 0.0005 to 0.032
 FULL_RATES = [1.25e-4 * 2**i for i in range(8)]  # 0.000125 to 0.016
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -139,7 +139,7 @@ def on_the_others(rates, full_rates):
 
 # name -> settings of its runs; each is run with every seed
 STUDIES = {
-    "rank": scaled((1, 2, 4, 8, 16, 32, 64), RATES, lambda r: 2 * r),
+    "rank": scaled((1, 4, 8, 32, 64), RATES, lambda r: 2 * r),
     "full": full(FULL_RATES),
     "alpha": over(lora_alpha=[4, 64], learning_rate=RATES[1:6]),
     "targets": same_count(),
@@ -153,15 +153,17 @@ STUDIES = {
     "rslora": [
         {**run, "use_rslora": True} for run in scaled((1, 64), RATES[2:6], lambda r: 16)
     ],
-    "data": on_the_others(RATES[2:6], FULL_RATES[2:6]),
+    "data": on_the_others(RATES[3:6], FULL_RATES[3:6]),
     "methods": methods(),
+    "beta2": over(adam_beta2=[0.99, 0.999], learning_rate=[4e-3, 8e-3]),
     "against_full": against_full(),
     "capacity": capacity(),
     "real": [
         {**REAL, **run}
         for run in [
-            *scaled((2, 8, 32), RATES[:4], lambda r: 2 * r),
-            *full((5e-5, 1e-4, 2e-4, 4e-4)),
+            *scaled((2,), RATES[2:4], lambda r: 2 * r),
+            *scaled((8, 32), RATES[:4], lambda r: 2 * r),
+            *full((1e-4, 2e-4, 4e-4)),
         ]
     ],
 }
@@ -250,12 +252,12 @@ def untrained_loss(base):
 
 def configuration(run, folder):
     "The settings of a run as RealTrainer takes them."
-    ours = ("model", "data", "answers", "wordings")
+    ours = ("model", "data", "answers", "wordings", "adam_beta2")
     given = {name: value for name, value in run.items() if name not in ours}
     return TrainingConfig(
         model_name=run["model"],
         output_dir=folder,
-        trainer_args={"adam_beta2": 0.9},
+        trainer_args={"adam_beta2": run.get("adam_beta2", 0.9)},
         **{name: value for name, value in given.items() if value is not None},
     )
 
