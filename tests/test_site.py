@@ -85,6 +85,18 @@ def test_every_page_is_processed(built):
     assert made == expected, f"not processed: {sorted(map(str, expected - made))}"
 
 
+def test_no_cell_sets_an_option_twice(built):
+    "Quarto ends with an error where a cell does."
+    twice = []
+    for path in sorted((built / "_proc").rglob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            lines = [line for line in cell.source.splitlines() if line.startswith("#|")]
+            options = [line.partition(":")[0] for line in lines]
+            if len(options) > len(set(options)):
+                twice.append(f"{path.name}: {cell.source[:60]!r}")
+    assert not twice, "\n".join(twice)
+
+
 def test_the_index_names_methods_by_their_class(built):
     text = (built / "tinyforge" / "_modidx.py").read_text(encoding="utf-8")
     for name in ("RealTrainer.train", "Adapters.load", "Adapters.merge"):

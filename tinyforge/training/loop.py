@@ -268,7 +268,7 @@ def trainer_options(
         "num_train_epochs": config.num_epochs,
         "per_device_train_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "learning_rate": config.learning_rate,
+        "learning_rate": config.learning_rate or 1e-4,  # None: known once the base is there
         "seed": config.seed,
         "remove_unused_columns": False,
         "report_to": [],

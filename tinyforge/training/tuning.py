@@ -29,6 +29,7 @@ from ..models.parameters import count_parameters
 from ..models.tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ
 from .checkpoints import stop_on_signal
 from .checks import NotFiniteError
+from .config import rate_by_size
 from .loop import gradient_checkpointing, trained_parameters
 from .result import TrainResult
 from .run import Run
@@ -89,8 +90,13 @@ def begin_tuning(
     config = run.config
     settings: dict = {}
     size, model = count_parameters(loaded.model).total, loaded.model
+    if config.learning_rate is None:
+        rate = run.arguments.learning_rate = rate_by_size(size, config.use_lora)
+        settings["learning_rate"] = rate
+        print(f"learning rate {rate:.1e}, by the size of the base: {size / 1e9:.3f} billion")
     if config.use_lora:
-        model, settings = add_layers(model, config, loaded.task, saved, config.seed)
+        model, of_adapter = add_layers(model, config, loaded.task, saved, config.seed)
+        settings |= of_adapter
     else:
         unfreeze(loaded)
     if saved:
