@@ -1,11 +1,14 @@
 "The site can be built: what nbdev does before Quarto draws it."
 
 import ast
+import re
 import subprocess
 
 import nbformat
 import pytest
+import yaml
 from checkout import ROOT, copy_to, files, python
+from nbdev.config import get_config
 
 PAGES = [path for path in files() if path.suffix == ".ipynb"]
 
@@ -54,12 +57,11 @@ def test_import_cells_hold_imports_only(page):
 BUILD = """
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 refresh_quarto_yml()
 _build_modidx()
-nbdev_sidebar.__wrapped__()
 if __name__ == "__main__":
     print(proc_nbs(force=True, n_workers=2))
 """
@@ -109,7 +111,37 @@ def test_nothing_is_left_behind(built):
     assert not left, f"building the site changes or leaves files:\n{left}"
 
 
-def test_every_page_is_in_the_sidebar(built):
-    sidebar = (built / "nbs" / "sidebar.yml").read_text(encoding="utf-8")
-    missing = [page.name for page in PAGES if page.name not in sidebar]
-    assert not missing, f"not in the sidebar: {missing}"
+def leaves(contents):
+    "The pages of a sidebar, in its order."
+    for entry in contents:
+        if isinstance(entry, str):
+            yield entry
+        elif "href" in entry:
+            yield entry["href"]
+        else:
+            yield from leaves(entry["contents"])
+
+
+def test_every_page_is_in_the_sidebar_once():
+    site = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    listed = [page for bar in site["website"]["sidebar"] for page in leaves(bar["contents"])]
+    expected = sorted(str(page.relative_to("nbs")) for page in PAGES)
+    assert sorted(listed) == expected
+
+
+COLAB = re.compile(r"colab\.research\.google\.com/github/([\w./-]+\.ipynb)")
+INSTALL = re.compile(r"git\+https://github\.com/([\w./-]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_addresses_are_those_of_the_settings(page):
+    config, text = get_config(), (ROOT / page).read_text(encoding="utf-8")
+    home = f"{config.user}/{config.repo}"
+    assert set(COLAB.findall(text)) <= {f"{home}/blob/{config.branch}/{page}"}
+    assert set(INSTALL.findall(text)) <= {home}
+
+
+def test_the_menu_leads_to_the_repository():
+    config = get_config()
+    menu = (ROOT / "_quarto.yml").read_text(encoding="utf-8")
+    assert f"href: https://github.com/{config.user}/{config.repo}\n" in menu

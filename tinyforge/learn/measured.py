@@ -56,13 +56,13 @@ class Runs(list):
             groups.setdefault(tuple(run[name] for name in names), Runs()).append(run)
         return dict(sorted(groups.items()))
 
-    def best(
+    def at_best(
         self,
         *names: str,  # of settings
-    ) -> tuple:  # their values
-        "Those with the lowest mean loss on held-out wordings."
-        groups = self.by(*names)
-        return min(groups, key=lambda values: groups[values].figure("loss").mean)
+    ) -> "Runs":
+        "Those with the values that have the lowest mean loss on held-out wordings."
+        groups = self.by(*names).values()
+        return min(groups, key=lambda runs: runs.figure("loss").mean)
 
     def figure(
         self,
