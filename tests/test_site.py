@@ -54,6 +54,22 @@ def test_import_cells_hold_imports_only(page):
     )
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_a_title_has_a_cell_of_its_own(page):
+    "With its description: what else stands there never reaches the site."
+    cells = nbformat.read(ROOT / page, as_version=4).cells
+    title = next(c.source for c in cells if c.cell_type == "markdown")
+    assert re.fullmatch(r"# [^\n]+\n\n> [^\n]+\n?", title), title
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_no_link_stands_in_a_link(page):
+    "nbdev makes one of a name in backticks, and inside another it breaks both."
+    cells = nbformat.read(ROOT / page, as_version=4).cells
+    texts = [c.source for c in cells if c.cell_type == "markdown"]
+    assert not re.findall(r"\[`[\w.]+`\]\(", "\n".join(texts))
+
+
 BUILD = """
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
