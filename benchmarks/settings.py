@@ -115,19 +115,12 @@ def against_full():
     ]
 
 
-def capacity():
-    "Facts that can only be learned by heart: how many does a rank hold?"
-    long = {"num_epochs": 20, "batch_size": 16}
-    return [
-        {**long, "data": f"facts-{count}", **way}
-        for count in (256, 1024)
-        for way in (
-            {"lora_r": 1, "lora_alpha": 2, "learning_rate": 1.6e-2},
-            {"lora_r": 8, "lora_alpha": 16, "learning_rate": 8e-3},
-            {"lora_r": 64, "lora_alpha": 128, "learning_rate": 4e-3},
-            *full([1e-3]),
-        )
-    ]
+def by_heart():
+    "Facts that can only be learned by heart, at three rates for each rank."
+    long = {"num_epochs": 20, "batch_size": 16, "data": "facts-256"}
+    rates = {1: RATES[3:6], 8: RATES[2:5], 64: RATES[1:4]}
+    lora = [run for r in rates for run in scaled((r,), rates[r], lambda r: 2 * r)]
+    return [*({**long, **run} for run in lora), *full([5e-4, 1e-3], **long)]
 
 
 def on_the_others(rates, full_rates):
@@ -157,7 +150,7 @@ STUDIES = {
     "methods": methods(),
     "beta2": over(adam_beta2=[0.99, 0.999], learning_rate=[4e-3, 8e-3]),
     "against_full": against_full(),
-    "capacity": capacity(),
+    "by_heart": by_heart(),
     "real": [
         {**REAL, **run}
         for run in [
