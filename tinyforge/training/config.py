@@ -292,7 +292,8 @@ def rate_by_size(
     """A learning rate to begin with: 2e-4 for 7 billion parameters, more for fewer.
 
     It falls with the square root of the size: near the best measured of two small bases
-    (chapter 10 of Learn), and what is published for 7B (Dettmers et al. 2023, table 9).
+    ("Which settings matter" in Learn), and for 7B what is published (Dettmers et al. 2023,
+    table 9).
     Full fine-tuning gets a fifth."""
     rate = 2e-4 * math.sqrt(6.7e9 / parameters)
     return min(rate if use_lora else rate / 5, 1e-2)

@@ -61,7 +61,11 @@ def save_result(
     result: TrainResult,  # its size is filled in
 ) -> None:
     "Write the result of a run whole; ConfigError says why it cannot be written."
-    origin = run.origin() if trained is None else trained.origin
+    if trained:
+        origin = trained.origin
+    else:
+        rate = run.arguments.learning_rate  # also where the configuration leaves it open
+        origin = run.origin({"learning_rate": rate})
     target = result.output_dir
     try:
         with written_whole(target) as new:
