@@ -48,7 +48,7 @@ def dequantize_blockwise(
 
 # %% ../../nbs/learn/06_four_bits.ipynb #q018
 #| code-fold: true
-#| code-summary: "the 256 levels of the 8-bit type"
+#| code-summary: "the 256 levels of the 8-bit type, and what is stored"
 def dynamic_levels() -> torch.Tensor:  # (256,) float32, in order
     "Seven decades, each with twice the steps of the one below (Dettmers, arXiv 1511.04561)."
     positive = []
@@ -58,9 +58,7 @@ def dynamic_levels() -> torch.Tensor:  # (256,) float32, in order
     positive = torch.cat(positive)
     return torch.cat([-positive, torch.tensor([0.0, 1.0]), positive]).sort().values
 
-# %% ../../nbs/learn/06_four_bits.ipynb #q022
-#| code-fold: true
-#| code-summary: "what is stored"
+
 @dataclass
 class NF4Weight:
     "A matrix in four bits, its scales in eight."
