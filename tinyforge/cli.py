@@ -251,6 +251,8 @@ def training_options() -> type:
     def option(field):
         kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
         kind = kinds[0] if kinds else field.type
+        if any(get_origin(choice) is Literal for choice in kinds):  # a number or a word
+            kind = field.type
         hint = f"(default: {as_typed(getattr(usual, field.name))})"
         about = tyro.conf.arg(help=field.metadata["help"], help_behavior_hint=hint)
         if kind is dict or get_origin(kind) is dict:

@@ -29,6 +29,16 @@ class Rule:
         "The same rule, for a setting that may be left open."
         return Rule(lambda value: value is None or self.fits(value), f"None or {self.allowed}")
 
+    def or_word(
+        self,
+        word: str,  # that stands for a value found later
+    ) -> "Rule":
+        "The same rule, and one word."
+        is_word = one_of(word).fits
+        return Rule(
+            lambda value: is_word(value) or self.fits(value), f"{word!r} or {self.allowed}"
+        )
+
 
 def number(
     low: float,  # the least

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from ..adapters.peft_layers import LoraSettings
 from ..errors import ConfigError
@@ -205,10 +206,10 @@ class TrainingConfig(LoraSettings):
     gradient_accumulation_steps: int = setting(
         1, "micro-batches in a step", whole_number(1, 65_536)
     )
-    learning_rate: float | None = setting(
+    learning_rate: float | Literal["auto"] = setting(
         2e-4,
-        "at its highest; None: by the size of the base",
-        number(0, 1, above=True).or_none(),
+        "at its highest; auto: by the size of the base",
+        number(0, 1, above=True).or_word("auto"),
     )
     max_length: int = setting(
         512, "tokens of an example; what is longer loses its end", whole_number(2, 1 << 20)
@@ -269,7 +270,7 @@ class TrainingConfig(LoraSettings):
             "lora_r": 32,
             "lora_alpha": 64,
             "lora_target_modules": "all-linear",
-            "learning_rate": None,
+            "learning_rate": "auto",
         }
         return cls(**{**preset, **changes})
 

@@ -254,6 +254,7 @@ def trainer_options(
     "Our defaults, then `trainer_args`, then what the configuration decides."
     told_apart = (*_TOLD_APART, "report_to")
     given = {k: v for k, v in config.trainer_args.items() if k not in told_apart}
+    by_size = config.learning_rate == "auto"  # known once the base is loaded
     return {
         "warmup_steps": min(50, steps // 10),
         "logging_steps": max(1, steps // 200),
@@ -268,7 +269,7 @@ def trainer_options(
         "num_train_epochs": config.num_epochs,
         "per_device_train_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "learning_rate": config.learning_rate or 1e-4,  # None: known once the base is there
+        "learning_rate": 1e-4 if by_size else config.learning_rate,
         "seed": config.seed,
         "remove_unused_columns": False,
         "report_to": [],
