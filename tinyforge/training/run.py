@@ -128,7 +128,8 @@ class Run:
         settings: dict | None = None,  # of the adapter, where not the configuration's
     ) -> dict:
         "Where the result of this run comes from."
-        return origin(self.config, self.examples, settings)
+        rate = self.arguments.learning_rate  # a number, also where it follows from the base
+        return origin(self.config, self.examples, {"learning_rate": rate, **(settings or {})})
 
     def result(
         self,

@@ -61,11 +61,7 @@ def save_result(
     result: TrainResult,  # its size is filled in
 ) -> None:
     "Write the result of a run whole; ConfigError says why it cannot be written."
-    if trained:
-        origin = trained.origin
-    else:
-        rate = run.arguments.learning_rate  # also where the configuration leaves it open
-        origin = run.origin({"learning_rate": rate})
+    origin = run.origin() if trained is None else trained.origin
     target = result.output_dir
     try:
         with written_whole(target) as new:

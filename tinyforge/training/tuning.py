@@ -92,12 +92,10 @@ def begin_tuning(
     size, model = count_parameters(loaded.model).total, loaded.model
     if config.learning_rate == "auto":
         rate = run.arguments.learning_rate = rate_by_size(size, config.use_lora)
-        settings["learning_rate"] = rate
         of_size = f"{size / 1e6:,.0f} million parameters"
         print(f"learning rate {rate:.1e}, by the size of the base: {of_size}")
     if config.use_lora:
-        model, of_adapter = add_layers(model, config, loaded.task, saved, config.seed)
-        settings |= of_adapter
+        model, settings = add_layers(model, config, loaded.task, saved, config.seed)
     else:
         unfreeze(loaded)
     if saved:
