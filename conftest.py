@@ -4,6 +4,7 @@ Each notebook runs in one fresh kernel, its cells in order. Files run side by si
 that took longest when they last passed; `-n0` runs one after the other.
 """
 
+import os
 import re
 import sys
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "flag(name): runs only with --flags NAME")
+    if "cuda" not in config.option.flags.split():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is asserted was computed on a CPU
     if config.option.durations is None:
         config.option.durations = 10
     config.option.loadscopereorder = False  # of pytest-xdist: keep the order made here

@@ -2,17 +2,20 @@
 
 Up to a real 7B size, with random weights.
 
-    python benchmarks/memory_gpu.py                 # writes benchmarks/memory_gpu.json
-    python benchmarks/memory_gpu.py --device cpu    # two small models, to see that it runs
+    python benchmarks/memory_gpu.py               # writes benchmarks/results/memory_cuda.json
+    python benchmarks/memory_gpu.py --device cpu  # two small models, to see that it runs
 
-4-bit rows need bitsandbytes. Each row runs in a process of its own, so that one that fails
-takes nothing along.
+4-bit rows need bitsandbytes. Each model has a process of its own, some of them beside each
+other (--workers): what is measured is what torch's allocator held in that process. A process
+that dies takes only the row it was at along.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,15 +75,60 @@ def one(model, settings, device):
     }
 
 
-def in_a_process(model, settings, device):
-    "The same in a process of its own; its last words if it fails."
-    options = ["--device", device, "--one", json.dumps([model, settings])]
-    command = [sys.executable, __file__, *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    error = (done.stderr.splitlines() or ["?"])[-1]
-    return {"model": model, "settings": settings, "error": error}
+def several(model, ways, device):
+    "Rows of one model, each printed as soon as it is there."
+    import gc
+
+    import torch
+
+    for settings in ways:
+        print(json.dumps(one(model, settings, device)), flush=True)
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def in_processes(model, ways, device):
+    "All rows of a model; where the process dies, its last words are that row's error."
+    rows = []
+    while len(rows) < len(ways):
+        options = ["--device", device, "--rows", json.dumps([model, ways[len(rows) :]])]
+        command = [sys.executable, __file__, *options]
+        with tempfile.TemporaryFile("w+") as errors:
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True
+            ) as worker:
+                for line in worker.stdout:
+                    if line[0] == "{":
+                        rows.append(json.loads(line))
+                        tell(rows[-1], ways[len(rows) - 1])
+            errors.seek(0)
+            last = (errors.read().splitlines() or ["?"])[-1]
+        if len(rows) < len(ways):
+            rows.append({"model": model, "settings": ways[len(rows)], "error": last})
+            tell(rows[-1], ways[len(rows) - 1])
+    return rows
+
+
+def tell(row, settings):
+    "Print one row."
+    said = row.get("error")
+    if not said:
+        said = f"{row['measured'] / 2**30:.2f} GiB, predicted {row['error_percent']:+.2f} %"
+    print(row["model"], settings, said, flush=True)
+
+
+def write(rows, device, out):
+    "Write what has been measured so far."
+    errors = [abs(row["error_percent"]) for row in rows if "measured" in row]
+    result = {
+        **machine(device, "bitsandbytes"),
+        "mean_error_percent": sum(errors) / len(errors) if errors else None,
+        "largest_error_percent": max(errors, default=None),
+        "rows": rows,
+    }
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(errors)} of {len(rows)} measured; written to {out}", flush=True)
 
 
 def main():
@@ -91,36 +139,26 @@ def main():
     parser.add_argument(
         "--out",
         default=None,
-        help="the JSON file (default: memory_DEVICE.json beside this script; cuda is gpu)",
+        help="the JSON file (default: results/memory_DEVICE.json)",
     )
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--models", nargs="+")
+    parser.add_argument("--workers", type=int, default=1, help="models measured at once")
+    parser.add_argument("--rows", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(one(*json.loads(given.one), given.device)))
+    if given.rows:
+        several(*json.loads(given.rows), given.device)
         return
-    rows, ways = [], WAYS
+    ways = WAYS
     if given.device == "cpu":
         ways = [{"batch_size": 2, "seq_len": 128, **WAYS[i]} for i in (0, 4, 7)]
-    for model in MODELS[given.device]:
-        for settings in ways:
-            row = in_a_process(model, settings, given.device)
-            said = row.get("error")
-            if not said:
-                said = f"{row['measured'] / 2**30:.2f} GiB"
-                said += f", predicted {row['error_percent']:+.2f} %"
-            print(model, settings, said, flush=True)
-            rows.append(row)
-    errors = [abs(row["error_percent"]) for row in rows if "measured" in row]
-    result = {
-        **machine(given.device, "bitsandbytes"),
-        "mean_error_percent": sum(errors) / len(errors) if errors else None,
-        "largest_error_percent": max(errors, default=None),
-        "rows": rows,
-    }
-    device = "gpu" if given.device == "cuda" else "cpu"
-    out = Path(given.out or Path(__file__).with_name(f"memory_{device}.json"))
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(errors)} of {len(rows)} measured; written to {out}")
+    models = given.models or MODELS[given.device]
+    results = Path(__file__).with_name("results")
+    out = Path(given.out or results / f"memory_{given.device}.json")
+    with ThreadPoolExecutor(given.workers) as pool:
+        rows = []
+        for of_model in pool.map(lambda m: in_processes(m, ways, given.device), models):
+            rows += of_model
+            write(rows, given.device, out)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ And the least that it could take.
     # for that arm, which is left out where trl is missing; nothing else here needs it
     pip install trl
     # writes benchmarks/results/training_cpu.json, or training_cuda.json where there is a GPU
-    python benchmarks/training.py
-    python benchmarks/training.py --rounds 1 --steps 3 --layers 2    # to see that it runs
+    python benchmarks/training.py --real FOLDER      # python tools/real_model.py makes one
+    python benchmarks/training.py --cases base --rounds 1 --steps 3     # to see that it runs
 
 Model, token ids, labels, order of examples, batches, optimizer, schedule and the random start
-of the adapter (all linear layers but the head, r=8, alpha=16) are the same in all arms; the
+of the adapter (all linear layers but the head, r=16, alpha=32) are the same in all arms; the
 losses of their steps are compared. Arms take turns, each in a process of its own.
 
 transformers  Trainer and get_peft_model, DataCollatorForSeq2Seq (pads to the longest of the
@@ -26,21 +26,30 @@ floor         Forward, and gradients with respect to activations down to the emb
 least         The floor with two savings that it does not have by its definition: no gradient
               of the first layer's inputs to q, k and v, which no gradient of an adapter
               needs, and a head that makes its gradient in place, 256 positions at a time.
+              Neither is run with checkpointing.
 
-Models on a CPU, in float32: base, the shipped one on customer_support; wide, SmolLM2-135M's
-shape with --layers layers, random weights, and rows as long as those of instruction data. On
-a GPU, in bfloat16 with random weights: Llama-3.2-1B's and Llama-2-7B's shape. Memory is the
-most that was held during the training above what was held when it began: resident memory on a
-CPU, torch.cuda.max_memory_allocated on a GPU. Other processes disturb CPU seconds less than
-wall seconds; one thread (--threads 1) is disturbed least.
+Cases on a CPU, in float32: real-problems and real-instructions, SmolLM2-135M-Instruct with
+its own weights; base, the shipped one on customer_support. On a GPU, in bfloat16: the real
+model, and Llama-3.2-1B's and Llama-2-7B's shape with random weights. The rows of `problems`
+are random words, as many as the questions and answers of GSM8K's files have tokens of
+SmolLM2 (log-normal, medians 58 and 117, spread 0.35 and 0.42, correlation 0.53); those of
+`instructions` are of mixed lengths (medians 40 and 60, spread 0.7 and 0.9, at most 512 in
+all).
+
+Memory is the most that was held during the training above what was held when it began:
+resident memory on a CPU, torch.cuda.max_memory_allocated on a GPU. Other processes disturb
+CPU seconds less than wall seconds; one thread (--threads 1) is disturbed least. On a GPU each
+case also says what share of its arithmetic limit a training reaches: 4 operations a weight
+and token (6 with checkpointing), at the rate at which this GPU multiplies matrices of 8,192 x
+8,192 in bfloat16.
 """
 
 import argparse
 import ctypes
-import functools
 import gc
 import itertools
 import json
+import math
 import random
 import re
 import subprocess
@@ -48,15 +57,22 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import psutil
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from transformers import (
     AttentionInterface,
+    AutoConfig,
     AutoModelForCausalLM,
     DataCollatorForSeq2Seq,
     Trainer,
@@ -68,24 +84,45 @@ from transformers.models.llama.modeling_llama import repeat_kv
 
 from machine import machine
 from tinyforge.data.shipped import dataset
+from tinyforge.models import loading
 from tinyforge.models.loading import load_base, load_tokenizer
 from tinyforge.data.chat import IGNORED
 from tinyforge.data.examples import load_examples
 from tinyforge.training.loop import LongestFirst, training_arguments
 from tinyforge.models.names import BASE, model_config
-from tinyforge.compat import quiet
 from tinyforge.training.trainer import RealTrainer
 from tinyforge.training.config import TrainingConfig
 
 CUDA = torch.cuda.is_available()
-MODELS = (
-    {"1b": 20, "7b": 10} if CUDA else {"base": 40, "wide": 8}
-)  # name: steps that are counted
-SHAPES = {
-    "wide": "HuggingFaceTB/SmolLM2-135M",
-    "1b": "meta-llama/Llama-3.2-1B",
-    "7b": "meta-llama/Llama-2-7b-hf",
-}
+SHAPES = {"1b": "meta-llama/Llama-3.2-1B", "7b": "meta-llama/Llama-2-7b-hf"}
+
+
+@dataclass(frozen=True)
+class Case:
+    "What is trained on what."
+
+    model: str  # base, real, or one of SHAPES
+    rows: str  # shipped, problems or instructions
+    batch_size: int
+    steps: int  # that are counted
+    checkpointing: bool = False
+
+
+CASES = (
+    {
+        "real-problems": Case("real", "problems", 4, 40),
+        "1b": Case("1b", "problems", 8, 40),
+        "1b-instructions": Case("1b", "instructions", 8, 40),
+        "7b": Case("7b", "problems", 8, 25),
+        "7b-checkpointing": Case("7b", "problems", 8, 25, checkpointing=True),
+    }
+    if CUDA
+    else {
+        "real-problems": Case("real", "problems", 4, 8),
+        "real-instructions": Case("real", "instructions", 8, 6),
+        "base": Case("base", "shipped", 8, 40),
+    }
+)
 ARMS = ("transformers", "trl", "tinyforge", "floor", "least")
 RATIOS = [
     (what, other, "tinyforge")
@@ -93,55 +130,72 @@ RATIOS = [
     for other in ("transformers", "trl", "floor", "least")
 ] + [("memory", "tinyforge", other) for other in ("transformers", "trl")]
 TARGETS = {
-    model: {**dict(zip(RATIOS, (transformers, trl, 0.85))), **dict.fromkeys(RATIOS[-2:], 0.5)}
-    for model, transformers, trl in (("base", 1.3, 2), ("wide", 2.5, 4))
+    case: dict(zip(RATIOS, (transformers, trl))) | {RATIOS[-2]: 0.45}
+    for case, transformers, trl in (
+        ("real-problems", 1.7, 2.2),
+        ("real-instructions", 2, 2.6),
+        ("base", 1.4, 2.1),
+    )
+    if not CUDA
 }  # memory at most, all others at least
-UNCOUNTED, BATCH_SIZE, SEED, LEARNING_RATE, MAX_LENGTH = 2, 8, 0, 1e-3, 512
+UNCOUNTED, SEED, LEARNING_RATE, MAX_LENGTH, RANK = 2, 0, 1e-3, 512, 16
 
 
-def make_model(name, layers, folder):
-    "A model with random weights and the shipped tokenizer, in a folder."
+def make_shape(name, folder):
+    "A configuration and the shipped tokenizer; the weights are made where they are used."
     config, tok = model_config(SHAPES[name]), load_tokenizer()
-    if name == "wide":
-        config.num_hidden_layers = layers
     config.bos_token_id = None
     config.eos_token_id = tok.eos_token_id
     config.pad_token_id = tok.pad_token_id
+    for part in (config, tok):
+        part.save_pretrained(folder)
+
+
+def random_base(place, *options):
+    "A model with random weights, in bfloat16, on the GPU."
     set_seed(SEED)
-    with torch.device("cuda" if CUDA else "cpu"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16 if CUDA else torch.float32
-        )
-    with quiet():
-        for part in (model, tok):
-            part.save_pretrained(folder)
+    with torch.device("cuda"):
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(place), dtype=torch.bfloat16
+        ).eval()
 
 
-def make_rows(name, count):
-    """Lines of a JSONL file: the shipped ones, or random words.
+def in_bfloat16(place, folder):
+    "A copy of a model as one keeps it for a GPU."
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    load_tokenizer(place).save_pretrained(folder)
+    return folder
 
-    As many as instructions and answers have: medians 40 and 60, at most 512 tokens in all.
-    """
-    if name == "base":
-        return list(
-            itertools.islice(
-                itertools.cycle(dataset("customer_support").read_text().splitlines()), count
-            )
-        )
+
+def lengths(kind, chance):
+    "How many words a random prompt and its answer have."
+    if kind == "instructions":
+        prompt = round(40 * chance.lognormvariate(0, 0.7))
+        answer = round(60 * chance.lognormvariate(0, 0.9))
+    else:
+        common = chance.gauss()
+        apart = chance.gauss()
+        prompt = round(58 * math.exp(0.35 * common))
+        answer = round(117 * math.exp(0.42 * (0.53 * common + (1 - 0.53**2) ** 0.5 * apart)))
+    prompt = min(max(1, prompt), MAX_LENGTH // 2)
+    return prompt, min(max(1, answer), MAX_LENGTH - prompt - 1)  # and the end token
+
+
+def make_rows(case, place, count):
+    "Lines of a JSONL file: the shipped ones, or random words of one token each."
+    if case.rows == "shipped":
+        lines = dataset("customer_support").read_text().splitlines()
+        return list(itertools.islice(itertools.cycle(lines), count))
     chance = random.Random(SEED)
-    words = sorted(w[1:] for w in load_tokenizer().get_vocab() if re.fullmatch("Ġ[a-z]+", w))
+    vocabulary = load_tokenizer(place).get_vocab()
+    words = sorted(w[1:] for w in vocabulary if re.fullmatch("Ġ[a-z]+", w))
 
     def text(length):
         return "".join(" " + word for word in chance.choices(words, k=length))
 
-    def row():
-        prompt = min(max(1, round(40 * chance.lognormvariate(0, 0.7))), MAX_LENGTH // 2)
-        answer = min(
-            max(1, round(60 * chance.lognormvariate(0, 0.9))), MAX_LENGTH - prompt - 1
-        )  # and the end token
-        return {"prompt": text(prompt), "completion": text(answer)}
-
-    return [json.dumps(row()) for _ in range(count)]
+    pairs = [lengths(case.rows, chance) for _ in range(count)]
+    return [json.dumps({"prompt": text(p), "completion": text(a)}) for p, a in pairs]
 
 
 class Meter(TrainerCallback):
@@ -194,15 +248,16 @@ class Meter(TrainerCallback):
             self.peak = max(self.peak, psutil.Process().memory_info().rss)
 
 
-def through_trainer(arm, place, rows, scratch):
+def through_trainer(arm, case, place, rows, scratch):
     "Train through transformers, TRL or Tinyforge; each makes a Trainer with the meter."
     config = TrainingConfig(
         model_name=place,
         output_dir=f"{scratch}/adapter",
-        lora_r=8,
-        lora_alpha=16,
+        lora_r=RANK,
+        lora_alpha=2 * RANK,
         num_epochs=1,
-        batch_size=BATCH_SIZE,
+        batch_size=case.batch_size,
+        gradient_checkpointing=case.checkpointing,
         learning_rate=LEARNING_RATE,
         max_length=MAX_LENGTH,
         seed=SEED,
@@ -211,7 +266,7 @@ def through_trainer(arm, place, rows, scratch):
         return RealTrainer(config).train(rows, show=False)
     from peft import LoraConfig, get_peft_model
 
-    items = [e for batch in batches(place, rows) for e in batch]
+    items = [e for batch in batches(case, place, rows) for e in batch]
     ours = training_arguments(config, scratch, len(items))
     options = {
         name: getattr(ours, name)
@@ -235,10 +290,16 @@ def through_trainer(arm, place, rows, scratch):
             "disable_tqdm",
             "save_strategy",
         )
-    } | {"train_sampling_strategy": "sequential"}
+    } | {
+        "train_sampling_strategy": "sequential",
+        "gradient_checkpointing": case.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    }
     model = load_base(place)
     tok = load_tokenizer(place)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     if arm == "transformers":
         set_seed(SEED)
         data = [{"input_ids": e.input_ids, "labels": e.labels} for e in items]
@@ -266,7 +327,6 @@ def through_trainer(arm, place, rows, scratch):
             SFTConfig(
                 **options,
                 bf16=False,
-                gradient_checkpointing=False,
                 max_length=None,
                 completion_only_loss=True,
             ),
@@ -276,14 +336,12 @@ def through_trainer(arm, place, rows, scratch):
         ).train()
 
 
-def batches(place, rows):
+def batches(case, place, rows):
     "The examples of each step, in Tinyforge's order."
     examples = load_examples(rows, load_tokenizer(place), MAX_LENGTH)
-    order = list(LongestFirst([len(e.input_ids) for e in examples], BATCH_SIZE, SEED))
-    return [
-        [examples[i] for i in order[at : at + BATCH_SIZE]]
-        for at in range(0, len(order), BATCH_SIZE)
-    ]
+    size = case.batch_size
+    order = list(LongestFirst([len(e.input_ids) for e in examples], size, SEED))
+    return [[examples[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
 
 
 def example_by_example(module, query, key, value, mask, scaling=None, lengths=(), **kw):
@@ -332,10 +390,10 @@ class HeadInPlace(torch.autograd.Function):
         return ctx.saved_tensors[0] * outer, None, None
 
 
-def frozen_base(arm, place, rows, meter):
+def frozen_base(arm, case, place, rows, meter):
     "Forward and backward of the base alone."
     AttentionInterface.register("example_by_example", example_by_example)
-    model, steps = load_base(place).requires_grad_(False), batches(place, rows)
+    model, steps = load_base(place).requires_grad_(False), batches(case, place, rows)
     model.set_attn_implementation("example_by_example")
     for name in ("q_proj", "k_proj", "v_proj") if arm == "least" else ():
         getattr(model.model.layers[0].self_attn, name).register_forward_hook(
@@ -382,12 +440,20 @@ def warm_up(place):
     model(input_ids=ids, labels=ids).loss.backward()
 
 
-def one(arm, place, rows, threads):
-    "Run one arm on one model; its figures."
+def one(arm, case, place, rows, threads, turn):
+    "Run one arm of one case when it is its turn; its figures."
     torch.set_num_threads(threads)
-    meter, make = Meter(), Trainer.__init__
+    with FileLock(turn), ExitStack() as stack:
+        if CASES[case].model in SHAPES:
+            for module in (loading, sys.modules[__name__]):
+                stack.enter_context(patch.object(module, "load_base", random_base))
+        return figures_of(arm, case, place, rows)
 
-    @functools.wraps(make)
+
+def figures_of(arm, case, place, rows):
+    case, meter, make = CASES[case], Meter(), Trainer.__init__
+
+    @wraps(make)
     def make_with_meter(
         self, *args, **options
     ):  # RealTrainer makes its Trainer inside train(), so all Trainers get the meter from here
@@ -398,10 +464,11 @@ def one(arm, place, rows, threads):
     warm_up(place)
     with tempfile.TemporaryDirectory() as scratch:
         if arm in ("floor", "least"):
-            frozen_base(arm, place, rows, meter)
+            frozen_base(arm, case, place, rows, meter)
         else:
-            through_trainer(arm, place, rows, scratch)
-    counted = [e for batch in batches(place, rows)[UNCOUNTED:] for e in batch]
+            through_trainer(arm, case, place, rows, scratch)
+    seconds = [end - begin for (_, begin), (_, end) in zip(meter.at, meter.at[1:])]
+    counted = [e for batch in batches(case, place, rows)[UNCOUNTED:] for e in batch]
     tokens = sum(len(e.input_ids) for e in counted)
     labelled = sum(label != IGNORED for e in counted for label in e.labels[1:])
     cpu, wall = (end - begin for begin, end in zip(meter.at[UNCOUNTED - 1], meter.at[-1]))
@@ -413,28 +480,61 @@ def one(arm, place, rows, threads):
         "cpu_us_per_token": 1e6 * cpu / tokens,
         "cpu_us_per_labelled_token": 1e6 * cpu / labelled,
         "tokens_per_second": tokens / wall,
+        "step_seconds": seconds[UNCOUNTED - 1 :],
         "memory": meter.peak - meter.start,
         "peak": meter.peak,
         "losses": meter.losses,
     }
 
 
-def summary(model, rows):
+def multiplications_per_second():
+    "Operations (two a multiplication) of a product of matrices in bfloat16 on this GPU."
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    taken = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        a @ b
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begun)
+    return 2 * 8192**3 / median(taken)
+
+
+def weights_in_products(model):
+    "How many numbers of a model a token is multiplied with: all but what is only looked up."
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model)
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    return sum(layer.weight.numel() for layer in linear)
+
+
+def share_of_limit(case, place, tokens_per_second, rate):
+    "What a training reaches of 4 operations a weight and token, 6 with checkpointing."
+    weights = weights_in_products(AutoConfig.from_pretrained(place))
+    return tokens_per_second * (6 if case.checkpointing else 4) * weights / rate
+
+
+def summary(case, rows):
     "Medians over rounds, ratios within rounds, and how far the losses are from Tinyforge's."
     by = {
         (row["round"], row["arm"]): row
         for row in rows
-        if row["model"] == model and "error" not in row
+        if row["case"] == case and "error" not in row
     }
     arms = [a for a in ARMS if any(a == arm for _, arm in by)]
     rounds = sorted({r for r, _ in by})
+
+    def middle(arm, key):
+        return median(by[r, arm][key] for r in rounds if key in by.get((r, arm), ()))
+
     medians = {
         arm: {
-            key: median(by[r, arm][key] for r in rounds if (r, arm) in by)
+            key: middle(arm, key)
             for key in (
                 "cpu_us_per_labelled_token",
                 "cpu_us_per_token",
                 "tokens_per_second",
+                *(["share_of_limit"] if CUDA else []),
                 "memory",
                 "peak",
             )
@@ -448,24 +548,15 @@ def summary(model, rows):
             for r in rounds
             if (r, top) in by and (r, bottom) in by
         ]
-        target = TARGETS.get(model, {}).get((what, top, bottom))
-        if each:
-            ratios.append(
-                {
-                    "name": f"{what}, {top} / {bottom}",
-                    "median": median(each),
-                    "each": each,
-                    "target": target,
-                    "met": (
-                        target
-                        and (
-                            median(each) <= target
-                            if what == "memory"
-                            else median(each) >= target
-                        )
-                    ),
-                }
-            )
+        if not each:
+            continue
+        target = TARGETS.get(case, {}).get((what, top, bottom))
+        reached = median(each)
+        met = target and (reached <= target if what == "memory" else reached >= target)
+        name = f"{what}, {top} / {bottom}"
+        ratios.append(
+            {"name": name, "median": reached, "each": each, "target": target, "met": met}
+        )
 
     def apart(arm):  # in the first step only for those that do not learn
         pairs = [
@@ -485,49 +576,91 @@ def summary(model, rows):
     }
 
 
-def show(model, about):
-    "The table of one model."
+def show(case, about):
+    "The table of one case."
     print(
-        f"\n{model:14}{'CPU us per labelled':>20}{'and per real token':>20}"
-        f"{'real tokens/s':>16}{'memory MB':>12}{'peak MB':>10}{'loss differs by':>18}"
+        f"\n{case:18}{'CPU us per labelled':>20}{'and per real token':>20}"
+        f"{'real tokens/s':>16}{'of the limit':>14}{'memory MB':>12}{'peak MB':>10}"
+        f"{'loss differs by':>18}"
     )
     apart = about["loss_difference"]
     for arm, m in about["medians"].items():
+        share = f"{m['share_of_limit']:.0%}" if "share_of_limit" in m else ""
         print(
-            f"{arm:14}{m['cpu_us_per_labelled_token']:20,.0f}{m['cpu_us_per_token']:20,.0f}"
-            f"{m['tokens_per_second']:16,.0f}{m['memory'] / 1e6:12,.0f}"
+            f"{arm:18}{m['cpu_us_per_labelled_token']:20,.0f}{m['cpu_us_per_token']:20,.0f}"
+            f"{m['tokens_per_second']:16,.0f}{share:>14}{m['memory'] / 1e6:12,.0f}"
             f"{m['peak'] / 1e6:10,.0f}{apart[arm] or 0:18.1e}"
         )
     agree = all(each is not None and each <= 1e-3 for each in apart.values())
     print(f"  losses agree within 0.001: {'met' if agree else 'MISSED'}")
     for ratio in about["ratios"]:
-        goal = (
-            f"   {'at most' if ratio['name'].startswith('memory') else 'at least'}"
-            f" {ratio['target']}: {'met' if ratio['met'] else 'MISSED'}"
-            if ratio["target"]
-            else ""
-        )
+        goal = ""
+        if ratio["target"]:
+            side = "at most" if ratio["name"].startswith("memory") else "at least"
+            goal = f"   {side} {ratio['target']}: {'met' if ratio['met'] else 'MISSED'}"
         print(
             f"  {ratio['name']:42}{ratio['median']:6.2f}  ({min(ratio['each']):.2f} to"
             f" {max(ratio['each']):.2f}){goal}"
         )
 
 
+def in_a_process(*what):
+    "The figures of one arm, from a process of its own, or the last line of its error."
+    command = [sys.executable, __file__, "--one", json.dumps(what)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    return {"error": (done.stderr.splitlines() or ["?"])[-1]}
+
+
+def arms_of(case):
+    "The arms that can be run here for a case."
+    left_out = {"floor", "least"} if case.checkpointing else set()
+    if not find_spec("trl"):
+        left_out.add("trl")
+    return [arm for arm in ARMS if arm not in left_out]
+
+
+def write(given, rate, chosen, rows):
+    "Write what has been measured so far."
+    found = {
+        **machine("cuda" if CUDA else "cpu", "accelerate", "trl"),
+        "threads": given.threads,
+        "operations_per_second": rate,
+        "settings": {
+            "rank": RANK,
+            "learning_rate": LEARNING_RATE,
+            "seed": SEED,
+            "max_length": MAX_LENGTH,
+            "uncounted_steps": UNCOUNTED,
+            "rounds": given.rounds,
+        },
+        "cases": {
+            name: asdict(case) | ({"steps": given.steps} if given.steps else {})
+            for name, case in chosen.items()
+        },
+        "results": {
+            name: summary(name, rows)
+            for name in chosen
+            if any(row["case"] == name for row in rows)
+        },
+        "rows": rows,
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--real", help="folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--rounds", type=int, default=1 if CUDA else 5)
     parser.add_argument(
-        "--steps",
-        type=int,
-        help=(
-            f"counted steps of a run, after {UNCOUNTED} that are not (default:"
-            f" {', '.join(f'{n} for {m}' for m, n in MODELS.items())})"
-        ),
+        "--steps", type=int, help=f"counted steps of a run, after {UNCOUNTED} that are not"
     )
-    parser.add_argument("--layers", type=int, default=6, help="of the model wide")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--out",
@@ -541,79 +674,48 @@ def main():
     if given.one:
         print(json.dumps(one(*json.loads(given.one))))
         return
-    rows, arms = [], [arm for arm in ARMS if arm != "trl" or find_spec("trl")]
-    if "trl" not in arms:
+    chosen = {name: CASES[name] for name in given.cases}
+    if not given.real and any(case.model == "real" for case in chosen.values()):
+        parser.error("the real model needs --real; python tools/real_model.py makes a folder")
+    if not find_spec("trl"):
         print("trl is not installed: its arm is left out")
+    rows, rate = [], multiplications_per_second() if CUDA else None
     with tempfile.TemporaryDirectory() as folder:
-        for model in given.models:
-            place = BASE if model == "base" else f"{folder}/{model}"
-            data = Path(folder, f"{model}.jsonl")
-            if model != "base":
-                make_model(model, given.layers, place)
-            data.write_text(
-                "\n".join(
-                    make_rows(model, (UNCOUNTED + (given.steps or MODELS[model])) * BATCH_SIZE)
+        places = {"base": BASE, "real": given.real}
+        for name, case in chosen.items():
+            if case.model not in places:
+                places[case.model] = f"{folder}/{case.model}"
+                make_shape(case.model, places[case.model])
+            if CUDA and case.model == "real" and places["real"] == given.real:
+                places["real"] = in_bfloat16(given.real, f"{folder}/real")
+            place, data = places[case.model], Path(folder, f"{name}.jsonl")
+            if CUDA:
+                gc.collect()
+                torch.cuda.empty_cache()
+            count = (UNCOUNTED + (given.steps or case.steps)) * case.batch_size
+            data.write_text("\n".join(make_rows(case, place, count)) + "\n")
+            turn = f"{folder}/turn"  # on a GPU all get ready at once, and run one by one
+
+            def run(number, arm):
+                found = in_a_process(arm, name, place, str(data), given.threads, turn)
+                if CUDA and "error" not in found:
+                    found["share_of_limit"] = share_of_limit(
+                        case, place, found["tokens_per_second"], rate
+                    )
+                said = found.get("error") or (
+                    f"{found['cpu_seconds']:.2f} CPU s, {found['wall_seconds']:.2f} s,"
+                    f" {found['memory'] / 1e6:,.0f} MB"
                 )
-                + "\n"
-            )
-            for number, arm in itertools.product(range(given.rounds), arms):
-                done = subprocess.run(
-                    [
-                        sys.executable,
-                        __file__,
-                        "--one",
-                        json.dumps([arm, place, str(data), given.threads]),
-                    ],
-                    capture_output=True,
-                    text=True,
-                )
-                rows.append(
-                    {
-                        "model": model,
-                        "round": number,
-                        "arm": arm,
-                        **(
-                            json.loads(done.stdout.splitlines()[-1])
-                            if done.returncode == 0
-                            else {"error": (done.stderr.splitlines() or ["?"])[-1]}
-                        ),
-                    }
-                )
-                print(
-                    model,
-                    number,
-                    arm,
-                    rows[-1].get("error")
-                    or f"{rows[-1]['cpu_seconds']:.2f} CPU s,"
-                    f" {rows[-1]['wall_seconds']:.2f} s, {rows[-1]['memory'] / 1e6:,.0f} MB",
-                    flush=True,
-                )
-    results = {model: summary(model, rows) for model in given.models}
-    for model, about in results.items():
-        show(model, about)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(
-        json.dumps(
-            {
-                **machine("cuda" if CUDA else "cpu", "accelerate", "trl"),
-                "threads": given.threads,
-                "settings": {
-                    "batch_size": BATCH_SIZE,
-                    "learning_rate": LEARNING_RATE,
-                    "seed": SEED,
-                    "max_length": MAX_LENGTH,
-                    "uncounted_steps": UNCOUNTED,
-                    "layers_of_wide": given.layers,
-                    "rounds": given.rounds,
-                    "steps": {model: given.steps or MODELS[model] for model in given.models},
-                },
-                "results": results,
-                "rows": rows,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+                print(name, number, arm, said, flush=True)
+                return {"case": name, "round": number, "arm": arm, **found}
+
+            arms = [arm for arm in arms_of(case) if arm in given.arms]
+            for number in range(given.rounds):
+                with ThreadPoolExecutor(len(arms) if CUDA else 1) as pool:
+                    rows += pool.map(partial(run, number), arms)
+            write(given, rate, chosen, rows)
+    for name in chosen:
+        show(name, summary(name, rows))
     print(f"\nwritten to {given.out}")
 
 

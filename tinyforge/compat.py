@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['TRIED', 'PRIVATE_NAMES', 'PrivateName', 'missing_names', 'no_warnings', 'quiet', 'stands_in_the_way', 'to_mend',
            'attention_of', 'set_attention', 'configurations', 'can_make', 'brings_code', 'make_without_weights',
-           'forward_hooks', 'own_tensors', 'one_gpu_only', 'fake_tensor_mode', 'dispatch_mode', 'tensors_in',
-           'storage_key', 'operator_name', 'masks_replaced', 'mask_builders']
+           'forward_hooks', 'own_tensors', 'one_gpu_only', 'attention_in_rows', 'without_plans', 'fake_tensor_mode',
+           'dispatch_mode', 'tensors_in', 'storage_key', 'operator_name', 'masks_replaced', 'mask_builders']
 
 # %% ../nbs/library/compat.ipynb #i002
+import inspect
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module, metadata
 from traceback import walk_tb
 from unittest.mock import patch
@@ -234,6 +236,47 @@ def one_gpu_only(
 ) -> None:
     "Several GPUs in one process would split a row of examples laid end to end."
     arguments._n_gpu = min(1, arguments.n_gpu)
+
+# %% ../nbs/library/compat.ipynb #g002
+@cache
+def attention_in_rows() -> Callable | None:
+    """Causal flash attention within examples that lie end to end; None where torch has none.
+
+    Takes query, key and value: (tokens, heads, size), the borders as a tensor of int32, the
+    length of the longest example, and the scale. On a GPU, in bfloat16 or float16.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    causal = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+
+    def attend(query, key, value, borders, longest, scale):
+        options = dict(causal)
+        if query.shape[1] != key.shape[1]:
+            if "enable_gqa" in known:
+                options["enable_gqa"] = True
+            else:
+                groups = query.shape[1] // key.shape[1]
+                key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+        options["scale"] = scale
+        return varlen_attn(query, key, value, borders, borders, longest, longest, **options)
+
+    return attend if "scale" in known else None
+
+
+@contextmanager
+def without_plans() -> Iterator[None]:
+    "While it lasts, torch does not choose cuDNN's attention."
+    import torch
+
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 # %% ../nbs/library/compat.ipynb #f002
 def fake_tensor_mode() -> type:

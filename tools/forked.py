@@ -79,7 +79,9 @@ class ForkedKernel:
 
 def launch(command, cwd=None, env=None, **options):
     "Start the kernel that a command line names, by a fork where that can be."
-    if sys.platform != "linux" or "ipykernel_launcher" not in command:
+    on_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") != ""  # CUDA cannot be used after a fork
+    on_gpu = on_gpu and os.path.exists("/dev/nvidia0")
+    if sys.platform != "linux" or on_gpu or "ipykernel_launcher" not in command:
         return launch_kernel(command, cwd=cwd, env=env, **options)
     with patch.dict(os.environ, env, clear=True):
         multiprocessing.get_context("forkserver").set_forkserver_preload(LOADED)

@@ -13,11 +13,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 
-from ..compat import attention_of, configurations, quiet, set_attention
+from tinyforge.compat import (
+    attention_in_rows,
+    attention_of,
+    configurations,
+    quiet,
+    set_attention,
+)
 from tinyforge.compute.rounding import (
     base_of,
     distance,
@@ -31,6 +37,24 @@ from ..data.batches import flatten, on_device, pad
 from ..data.chat import Example
 
 # %% ../../nbs/library/compute/attention.ipynb #a011
+@lru_cache(8)
+def _on(device, borders):
+    return torch.tensor(borders, dtype=torch.int32, device=device)
+
+
+def _fits_one_kernel(query, dropout):
+    "Whether flash attention may take all examples of a row at once."
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and half and not dropout and query.shape[-1] in range(8, 257, 8)
+
+
+def _at_once(kernel, query, key, value, borders, scale):
+    "Causal attention within the examples of a row, by one kernel; (1, tokens, heads, size)."
+    rows = [t[0].transpose(0, 1) for t in (query, key, value)]
+    longest = max(end - start for start, end in itertools.pairwise(borders))
+    return kernel(*rows, _on(query.device, tuple(borders)), longest, scale)[None]
+
+
 def _attend(module, query, key, value, attention_mask, cu_seq_lens_q=None, **options):
     """Scaled dot-product attention within each example of a flattened row.
 
@@ -40,6 +64,10 @@ def _attend(module, query, key, value, attention_mask, cu_seq_lens_q=None, **opt
 
     if cu_seq_lens_q is None:
         raise ValueError("the borders of the examples did not reach the attention")
+    kernel = attention_in_rows()
+    if kernel and _fits_one_kernel(query, options.get("dropout")):
+        scale = options.get("scaling")
+        return _at_once(kernel, query, key, value, cu_seq_lens_q, scale), None
     lengths = [end - start for start, end in itertools.pairwise(cu_seq_lens_q)]
     split = (t.split(lengths, dim=2) for t in (query, key, value))
     parts = [sdpa_attention_forward(module, *part, None, **options)[0] for part in zip(*split)]

@@ -15,24 +15,49 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../../nbs/library/compute/fused.ipynb #f313
+def _in_four_bits(base):
+    return hasattr(base, "quant_state") and type(base).__name__ == "Linear4bit"
+
+
+def _matrix(base, weight):
+    "The matrix of a frozen layer: (out, in)."
+    if not _in_four_bits(base):
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, base.weight.quant_state)
+
+
 class _Update(torch.autograd.Function):
-    "A frozen layer and its update, W x + s B A x; x: (rows, in)."
+    "A frozen layer and its update, W x + s B A x, in the type of x; x: (rows, in)."
 
     @staticmethod
-    def forward(ctx, x, W, bias, A, B, scale):
-        narrow = x @ A.T
-        ctx.save_for_backward(x, narrow, W, A, B)
+    def forward(ctx, x, base, weight, A, B, scale):
+        narrow = x @ A.T.to(x.dtype)
+        ctx.save_for_backward(x, narrow, weight, A, B)
+        ctx.base = base
         ctx.scale = scale
-        return F.linear(x, W, bias).addmm_(narrow, B.T, alpha=scale)
+        return base(x).addmm_(narrow, B.T.to(x.dtype), alpha=scale)
 
     @staticmethod
     def backward(ctx, outer):
-        x, narrow, W, A, B = ctx.saved_tensors
-        back = (outer @ B).mul_(ctx.scale)
-        of_x = (outer @ W).addmm_(back, A) if ctx.needs_input_grad[0] else None
-        return of_x, None, None, back.T @ x, (outer.T @ narrow).mul_(ctx.scale), None
+        x, narrow, weight, A, B = ctx.saved_tensors
+        back = (outer @ B.to(x.dtype)).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            W = _matrix(ctx.base, weight).to(x.dtype)
+            of_x = (outer @ W).addmm_(back, A.to(x.dtype))
+        of_A = (back.T @ x).to(A.dtype)
+        of_B = (outer.T @ narrow).to(B.dtype).mul_(ctx.scale)
+        return of_x, None, None, of_A, of_B, None
+
 
 # %% ../../nbs/library/compute/fused.ipynb #f352
+def _type_of(base):
+    "The type in which a layer computes; None if it has not said."
+    return base.compute_dtype if _in_four_bits(base) else base.weight.dtype
+
+
 def _fused(layer, name):
     "A forward pass of one of PEFT's layers that adds the update in place; x: (..., in)."
     A = layer.lora_A[name]
@@ -42,16 +67,16 @@ def _fused(layer, name):
     usual = layer.forward
 
     def forward(x, *args, **options):
-        as_usual = args or options or x.dtype != A.weight.dtype
+        base = layer.base_layer
+        as_usual = args or options or x.dtype != _type_of(base)
         if as_usual or torch.is_autocast_enabled(x.device.type):
             return usual(x, *args, **options)
         flat = x.reshape(-1, x.shape[-1])
-        base = layer.base_layer
         if isinstance(dropout, nn.Identity):
-            result = _Update.apply(flat, base.weight, base.bias, A.weight, B.weight, scale)
+            result = _Update.apply(flat, base, base.weight, A.weight, B.weight, scale)
         else:
-            narrow = F.linear(dropout(flat), A.weight)
-            result = base(flat).addmm_(narrow, B.weight.T, alpha=scale)
+            narrow = F.linear(dropout(flat), A.weight.to(x.dtype))
+            result = base(flat).addmm_(narrow, B.weight.T.to(x.dtype), alpha=scale)
         return result.view(*x.shape[:-1], -1)
 
     return forward
@@ -66,7 +91,8 @@ def _oddity(layer, name):
         return "another adapter is active"
     if name not in layer.lora_A:
         return "no matrices A and B"
-    if type(base) is not nn.Linear or type(layer) is not Linear:
+    plain = type(base) is nn.Linear and type(layer) is Linear
+    if not plain and not (_in_four_bits(base) and type(layer).__name__ == "Linear4bit"):
         return f"a {type(base).__name__} is not a plain linear layer"
     if base.weight.requires_grad:
         return "the base's weight is trained"
@@ -74,8 +100,8 @@ def _oddity(layer, name):
         return f"its update is that of PEFT's {type(layer.lora_variant[name]).__name__}"
     if layer.lora_B[name].bias is not None:
         return "the update has a bias"
-    if base.weight.dtype != layer.lora_A[name].weight.dtype:
-        types = base.weight.dtype, layer.lora_A[name].weight.dtype
+    types = _type_of(base), layer.lora_A[name].weight.dtype
+    if types[0] != types[1] and types != (torch.bfloat16, torch.float32):
         return "the base is in {} and the adapter in {}".format(*map(_type_name, types))
     return ""
 

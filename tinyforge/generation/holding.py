@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..adapters.files import read_adapter
 from ..adapters.fit import base_named_by, check_base
 from ..adapters.store import Adapters, key_of
+from ..compat import without_plans
 from ..data.chat import default_system
 from ..errors import AdapterError, ConfigError, ModelError
 from ..folders import as_folder
@@ -391,6 +392,7 @@ class BaseWithAdapters:
         "While it lasts, each row of a batch is answered by its own adapter."
         different = set(names)
         with ExitStack() as stack:
+            stack.enter_context(without_plans())
             if different != {self.active}:
                 try:
                     stack.enter_context(self.adapters.rows(names))

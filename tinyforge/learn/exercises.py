@@ -690,12 +690,12 @@ def check_state_bytes(
 RUNS = [  # model, method, rank, examples of 512 tokens, estimated peak in bytes
     ("meta-llama/Llama-2-7b-hf", "full", 0, 1, 53_911_686_656),
     ("mistralai/Mistral-7B-v0.1", "full", 0, 2, 57_942_429_184),
-    ("meta-llama/Llama-2-7b-hf", "lora", 8, 1, 14_039_545_856),
-    ("mistralai/Mistral-7B-v0.1", "lora", 32, 2, 16_236_300_288),
-    ("meta-llama/Llama-2-13b-hf", "lora", 64, 4, 30_979_739_648),
-    ("meta-llama/Llama-2-7b-hf", "qlora", 8, 1, 4_487_968_768),
-    ("meta-llama/Llama-2-7b-hf", "qlora", 64, 1, 6_657_308_672),
-    ("meta-llama/Llama-2-13b-hf", "qlora", 8, 1, 8_126_955_520),
+    ("meta-llama/Llama-2-7b-hf", "lora", 8, 1, 13_966_300_672),
+    ("mistralai/Mistral-7B-v0.1", "lora", 32, 2, 16_083_077_120),
+    ("meta-llama/Llama-2-13b-hf", "lora", 64, 4, 30_611_820_544),
+    ("meta-llama/Llama-2-7b-hf", "qlora", 8, 1, 4_434_024_448),
+    ("meta-llama/Llama-2-7b-hf", "qlora", 64, 1, 6_606_977_024),
+    ("meta-llama/Llama-2-13b-hf", "qlora", 8, 1, 8_058_757_120),
 ]
 SHAPES = {  # numbers in linear layers, in others, trained by each rank; layers, hidden size
     "meta-llama/Llama-2-7b-hf": (6_476_005_376, 262_410_240, 2_498_560, 32, 4096),

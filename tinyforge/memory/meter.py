@@ -319,11 +319,15 @@ def metered_step(
 
 # %% ../../nbs/library/memory/meter.ipynb #w0b1
 def _fake_batch(made, s):
-    "The batch of a simulation; of two pieces only, where attention goes piece by piece."
+    "The batch of a simulation; attention on a GPU goes in one piece, or in two."
     batch = example_batch(s, by_example(made))
-    if by_example(made) and s.device == "cuda" and s.batch_size > 2:
-        # as many bytes in fewer pieces
-        batch["cu_seq_lens_q"] = [0, s.seq_len, s.seq_len * s.batch_size]
+    if not by_example(made) or s.device != "cuda":
+        return batch
+    total = s.seq_len * s.batch_size
+    if s.dtype != "float32":  # one kernel takes them all
+        batch["cu_seq_lens_q"] = [0, total]
+    elif s.batch_size > 2:  # as many bytes in fewer pieces
+        batch["cu_seq_lens_q"] = [0, s.seq_len, total]
     return batch
 
 

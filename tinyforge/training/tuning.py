@@ -16,7 +16,7 @@ import torch
 
 from ..adapters.format import SavedAdapter
 from ..adapters.peft_layers import ADAPTER, add_layers, trained_adapter
-from ..compat import quiet
+from ..compat import quiet, without_plans
 from ..compute.attention import ROWS, Batching, choose_batching
 from ..compute.fast import IN_PIECES, IN_PLACE, fast_step
 from ..compute.rounding import SAME_SIZE, distance
@@ -168,6 +168,7 @@ def carry_out(
         stopping = stop_on_signal()
     with (
         quiet(),
+        without_plans(),
         batching.context,
         fast_step(
             model,
