@@ -90,15 +90,15 @@ def same_count():
     return [
         {"lora_r": r, "lora_alpha": 2 * r, "lora_target_modules": names, "learning_rate": rate}
         for r, names in targets.items()
-        for rate in RATES[2:5]
+        for rate in RATES[2:7]
     ]
 
 
 def methods():
     "DoRA and LoRA+ at several rates; LoRA itself is in the study of ranks."
     return [
-        *over(use_dora=[True], learning_rate=RATES[3:6]),
-        *over(loraplus_lr_ratio=[4, 16], learning_rate=RATES[1:4]),
+        *over(use_dora=[True], learning_rate=RATES[3:7]),
+        *over(loraplus_lr_ratio=[4, 16], learning_rate=RATES[1:5]),
     ]
 
 
@@ -118,7 +118,7 @@ def against_full():
 def by_heart():
     "Facts that can only be learned by heart, at three rates for each rank."
     long = {"num_epochs": 20, "batch_size": 16, "data": "facts-256"}
-    rates = {1: RATES[3:6], 8: RATES[2:5], 64: RATES[1:4]}
+    rates = {1: RATES[3:6], 8: RATES[2:5], 64: RATES[:4]}
     lora = [run for r in rates for run in scaled((r,), rates[r], lambda r: 2 * r)]
     return [*({**long, **run} for run in lora), *full([5e-4, 1e-3], **long)]
 
@@ -132,30 +132,33 @@ def on_the_others(rates, full_rates):
 
 # name -> settings of its runs; each is run with every seed
 STUDIES = {
-    "rank": scaled((1, 4, 8, 32, 64), RATES, lambda r: 2 * r),
+    "rank": [
+        *scaled((1, 4, 8, 32, 64), RATES, lambda r: 2 * r),
+        *scaled((1,), (6.4e-2,), lambda r: 2 * r),
+    ],
     "full": full(FULL_RATES),
-    "alpha": over(lora_alpha=[4, 64], learning_rate=RATES[1:6]),
+    "alpha": over(lora_alpha=[4, 64], learning_rate=RATES[1:7]),
     "targets": same_count(),
-    "batch": over(batch_size=[4, 32], learning_rate=RATES[2:6]),
+    "batch": over(batch_size=[4, 32], learning_rate=RATES[2:7]),
     "dropout": over(lora_dropout=[0.1, 0.3], learning_rate=[4e-3, 8e-3]),
     "epochs": over(num_epochs=[1, 2.5, 10, 20]),
     "wordings": [  # the same number of steps, whatever there is to see
         {"wordings": n, "num_epochs": 45 / n} for n in (1, 3, 5, 9)
     ],
-    "constant_alpha": scaled((1, 64), RATES[2:6], lambda r: 16),
+    "constant_alpha": scaled((1, 64), RATES[2:7], lambda r: 16),
     "rslora": [
         {**run, "use_rslora": True} for run in scaled((1, 64), RATES[2:6], lambda r: 16)
     ],
     "data": on_the_others(RATES[3:6], FULL_RATES[3:6]),
     "methods": methods(),
-    "beta2": over(adam_beta2=[0.99, 0.999], learning_rate=[4e-3, 8e-3]),
+    "beta2": over(adam_beta2=[0.99, 0.999], learning_rate=RATES[3:7]),
     "against_full": against_full(),
     "by_heart": by_heart(),
     "real": [
         {**REAL, **run}
         for run in [
-            *scaled((2,), RATES[2:4], lambda r: 2 * r),
-            *scaled((8, 32), RATES[:4], lambda r: 2 * r),
+            *scaled((2,), RATES[2:5], lambda r: 2 * r),
+            *scaled((8, 32), RATES[:5], lambda r: 2 * r),
             *full((1e-4, 2e-4, 4e-4)),
         ]
     ],

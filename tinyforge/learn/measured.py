@@ -68,8 +68,11 @@ class Runs(list):
         "What was measured at the best of the learning rates."
         best = self.at_best("learning_rate")
         right = 100 * best.figure("exact").mean
+        rates = sorted({run["learning_rate"] for run in self})
         rate = best[0]["learning_rate"]
-        return f"best at {rate:<7g} loss {best.figure('loss')}, {right:3.0f} % right"
+        edge = {rates[0]: " or less", rates[-1]: " or more"}.get(rate, "")
+        where = f"{rate:g}{edge if len(rates) > 1 else ''}"
+        return f"best at {where:13} loss {best.figure('loss')}, {right:3.0f} % right"
 
     def figure(
         self,
