@@ -127,6 +127,90 @@ def test_nothing_is_left_behind(built):
     assert not left, f"building the site changes or leaves files:\n{left}"
 
 
+def slug(heading):
+    "The anchor that pandoc gives a heading."
+    named = re.search(r"\{#([\w.-]+)", heading)
+    if named:
+        return named[1]
+    text = re.sub(r"\{[^}]*\}\s*$|[`*]", "", heading)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"[^\w\s.-]", "", text.lower())
+    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", text.strip()))
+
+
+def text_of(cell):
+    "What a cell says in Markdown: its text, or what its code shows as such."
+    if cell.cell_type == "markdown":
+        return cell.source
+    shown = (output.get("data", {}) for output in cell.get("outputs", ()))
+    return "\n".join(data["text/markdown"] for data in shown if "text/markdown" in data)
+
+
+def without_code(markdown):
+    return re.sub(r"^```.*?^```|`[^`\n]*`", "", markdown, flags=re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def processed(built):
+    "Each processed page: its cells, and the anchors that it has."
+    found = {}
+    for path in sorted((built / "_proc").rglob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n\n".join(map(text_of, cells))
+        fences = re.compile(r"^```.*?^```", re.M | re.S)
+        headings = re.findall(r"^#+ +(.+)$", fences.sub("", text), re.M)
+        anchors = {slug(heading) for heading in headings}
+        found[path] = cells, anchors | set(re.findall(r'\bid="([^"]+)"', text))
+    return found
+
+
+def test_every_link_and_anchor_of_the_site_leads_somewhere(built, processed):
+    dead = []
+    for path, (cells, own) in processed.items():
+        for text in map(without_code, map(text_of, cells)):
+            for target in re.findall(r"\]\((?!\w+:)([^)\s]+)", text):
+                place, _, anchor = target.partition("#")
+                page = (path.parent / place).resolve() if place else path
+                _, anchors = processed.get(page, (None, {anchor}))
+                if not page.exists() or (anchor and anchor not in anchors):
+                    dead.append(f"{path.relative_to(built)}: {target}")
+    assert not dead, "\n".join(dead)
+
+
+def test_every_picture_is_told(processed):
+    "A reader who does not see a picture has its alt text."
+    silent = []
+    for path, (cells, _) in processed.items():
+        for cell in cells:
+            if cell.cell_type == "markdown":
+                bare = re.findall(r"!\[\]\([^)]*\)", cell.source)
+                silent += [f"{path.name}: {picture}" for picture in bare]
+                continue
+            shows = any("image/png" in o.get("data", {}) for o in cell.get("outputs", ()))
+            if shows and not re.search(r"#\| *fig-alt: *\S", cell.source):
+                silent.append(f"{path.name}: {cell.source[:80]!r}")
+    assert not silent, "\n".join(silent)
+
+
+def test_every_page_has_a_title_and_a_description(processed):
+    for path, (cells, _) in processed.items():
+        front = cells[0].source
+        assert re.search(r"^title: *\S", front, re.M), path.name
+        assert re.search(r"^description: *\S", front, re.M), path.name
+
+
+def test_no_line_of_code_is_wider_than_the_column(processed):
+    wide = [
+        f"{path.name}: {line}"
+        for path, (cells, _) in processed.items()
+        for cell in cells
+        if cell.cell_type == "code"
+        for line in cell.source.splitlines()
+        if len(line) > 95 and not line.startswith("#|")
+    ]
+    assert not wide, "\n".join(wide)
+
+
 def leaves(contents):
     "The pages of a sidebar, in its order."
     for entry in contents:
