@@ -73,7 +73,7 @@ def render(nb):
         code = re.sub(r"^\s*#\s*\|.*\n?", "", cell.source, flags=re.M).strip()
         if code and directives.get("echo:", [""])[0] != "false":
             parts.append(fence(code, "python"))
-        alt = " ".join(directives.get("fig-alt:", [])).strip("\"'")
+        alt = re.sub(r"\s+# noqa.*", "", " ".join(directives.get("fig-alt:", []))).strip("\"'")
         parts += [render_output(output, alt) for output in cell.outputs]
     return "\n\n".join(filter(None, parts)) + "\n"
 
