@@ -17,50 +17,13 @@ from statistics import fmean
 RECORDED = Path(__file__).parent / "results" / "calculator.json"
 TABLE = Path(__file__).parent.parent / "tinyforge" / "memory" / "calculator.json"
 SEED, COUNT, FREE = 5, 500, 100  # the last: settings of an invented shape
-SEPARATE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "opt")
 OTHERS = ("t5", "bert", "roberta")  # not causal
-
-
-def spread(rng, low, high):
-    "A whole number whose logarithm is spread evenly."
-    return min(high, int(low * (high / low) ** rng.random() * 1.0001))
-
-
-def invented(rng):
-    "A shape of Llama's kind that nobody trained."
-    head_dim, kv = rng.choice((64, 128)), rng.choice((1, 2, 4, 8))
-    heads = kv * rng.choice((1, 2, 3, 4, 6, 8))
-    hidden = heads * head_dim
-    return {
-        "hidden_size": hidden,
-        "intermediate_size": 64 * int(hidden * rng.uniform(1.5, 4.5) / 64),
-        "num_hidden_layers": rng.randint(2, 48),
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv,
-        "vocab_size": spread(rng, 2_000, 260_000),
-        "tie_word_embeddings": rng.random() < 0.5,
-    }
-
-
-def settings(rng, model_type, longest):
-    "Settings of a step, as `estimate_memory` takes them."
-    targets = ["all-linear", "attention"]
-    if model_type in SEPARATE:
-        targets.append(["q_proj", "v_proj"])
-    return {
-        "method": rng.choice(("lora", "full", "qlora")),
-        "r": spread(rng, 1, 256),
-        "targets": rng.choice(targets),
-        "batch_size": spread(rng, 1, 64),
-        "seq_len": spread(rng, 64, min(8192, longest)),
-        "labelled_fraction": round(rng.uniform(0.1, 1), 2),
-        "gradient_checkpointing": rng.random() < 0.5,
-        "dtype": rng.choice(("bfloat16", "float32")),
-    }
 
 
 def questions():
     "What is simulated: the name of a model or a shape, and settings."
+    from tinyforge.memory.calculator import LIMITS
+    from tinyforge.memory.tabulate import invented_shape, random_settings
     from tinyforge.models.names import known_shapes, model_config
 
     rng, asked = random.Random(SEED), []
@@ -72,8 +35,9 @@ def questions():
             model, kind = {"name": name}, names[name].model_type
             longest = names[name].max_position_embeddings
         else:
-            model, kind, longest = {"shape": invented(rng)}, "llama", 8192
-        asked.append({**model, "settings": settings(rng, kind, longest)})
+            model, kind, longest = {"shape": invented_shape(rng)}, "llama", 8192
+        shape = {"family": kind, "longest": min(LIMITS["seq_len"][1], longest)}
+        asked.append({**model, "settings": random_settings(rng, shape)})
     return asked
 
 

@@ -12,8 +12,9 @@ import nbformat
 import pytest
 from checkout import ROOT
 
-from tinyforge.memory.calculator import calculator_table, from_table
+from tinyforge.memory.calculator import LIMITS, calculator_table, from_table
 from tinyforge.memory.report import CARDS, GIB
+from tinyforge.memory.tabulate import invented_shape, random_settings
 
 RECORD = ROOT / "benchmarks" / "results" / "calculator.json"
 PAGE = ROOT / "nbs" / "guides" / "calculator.ipynb"
@@ -86,9 +87,10 @@ def drawn(count):
     for i in range(count):
         name = rng.choice(names)
         model = calculator_table()["models"][name]
-        shape = BENCHMARK["invented"](rng)
-        kind, longest = ("llama", 8192) if i % 3 == 0 else (model["family"], model["longest"])
-        settings = BENCHMARK["settings"](rng, kind.split()[0], longest)
+        shape = invented_shape(rng)
+        if i % 3 == 0:
+            model = {"family": "llama", "longest": LIMITS["seq_len"][1]}
+        settings = random_settings(rng, model)
         which = {"shape": shape} if i % 3 == 0 else {"name": name}
         rows.append({**which, "settings": settings, "card": rng.choice(CARDS)})
     return rows

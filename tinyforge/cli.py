@@ -675,7 +675,7 @@ _HELP = """/system TEXT  begin with this system text; without TEXT: with none
 /exit         end, as Ctrl-D does
 Ctrl-C stops an answer. A line that ends in \\ goes on in the next."""
 
-
+# %% ../nbs/library/cli.ipynb #q161b
 @dataclass
 class Talk:
     "A conversation on a terminal, or over a pipe."

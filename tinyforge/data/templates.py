@@ -155,7 +155,7 @@ _FAULTS = (
     *(ArithmeticError, RecursionError),
 )
 
-
+# %% ../../nbs/library/data/templates.ipynb #t01aw
 class Writer:
     "The chat template of a tokenizer, which writes what it is given."
 
@@ -742,7 +742,7 @@ class Answer:
     ends: bool  # whether there is one
     inserted: str  # what the template puts between the prompt and the answer's text
 
-
+# %% ../../nbs/library/data/templates.ipynb #t03et
 class Template:
     "The chat template of a tokenizer, and where in what it writes the answers stand."
 

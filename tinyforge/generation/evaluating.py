@@ -413,7 +413,7 @@ def _by_class(rows, answers):
 def _share(part, of):
     return f"{100 * part / of:.1f} % ({part:,} of {of:,})"
 
-
+# %% ../../nbs/library/generation/evaluating.ipynb #e04cr
 @dataclass(repr=False)
 class EvaluationReport(Report):
     "How well a model does on rows with right answers."

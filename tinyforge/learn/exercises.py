@@ -514,7 +514,7 @@ def _check_delta(delta, right, r, alpha, where):
         "look at the order of A and B, and use them as they are at each call",
     )
 
-
+# %% ../../nbs/learn/exercises.ipynb #x301b
 def _check_layer(layer_class, draw, n_in, n_out, r, alpha, bias):
     with torch.random.fork_rng(devices=[]):
         linear = nn.Linear(n_in, n_out, bias=bias)
@@ -569,7 +569,7 @@ def check_lora(
         _check_layer(layer_class, draw, *case)
     return _right(len(cases))
 
-# %% ../../nbs/learn/exercises.ipynb #x302
+# %% ../../nbs/learn/exercises.ipynb #b799f21e
 def check_lora_gradients(
     lora_gradients: Callable,  # (x, grad, A, B, scale) -> gradient of A, gradient of B
     seed: int = 0,  # of the cases that are drawn
@@ -958,7 +958,7 @@ def _enter(using, store, name, block, where):
 def _answers(name):
     return "the base" if name is None else repr(name)
 
-
+# %% ../../nbs/learn/exercises.ipynb #x801b
 def _check_using(using, names, before, name):
     where = f"with using(adapters, {name!r}), while {_answers(before)} answers"
     store, seen = _Store(names, before), []
@@ -1012,7 +1012,7 @@ def _check_unknown(using, names):
     if store.active != names[0]:
         raise Wrong(f"then {_answers(store.active)} answers", where, "nothing may change")
 
-
+# %% ../../nbs/learn/exercises.ipynb #x801c
 def check_using(
     using: Callable,  # (adapters, name) -> a context manager
     seed: int = 0,  # of the names that are drawn

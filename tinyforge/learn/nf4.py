@@ -38,6 +38,8 @@ def quantize_blockwise(
     return torch.bucketize(shares, (levels[1:] + levels[:-1]) / 2), absmax
 
 # %% ../../nbs/learn/06_four_bits.ipynb #q114
+#| code-fold: true
+#| code-summary: "the way back"
 def dequantize_blockwise(
     codes: torch.Tensor,  # (blocks, size)
     absmax: torch.Tensor,  # (blocks, 1)

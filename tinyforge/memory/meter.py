@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from tinyforge.compat import (
+    attention_in_rows,
     dispatch_mode,
     fake_tensor_mode,
     mask_builders,
@@ -324,7 +325,7 @@ def _fake_batch(made, s):
     if not by_example(made) or s.device != "cuda":
         return batch
     total = s.seq_len * s.batch_size
-    if s.dtype != "float32":  # one kernel takes them all
+    if s.dtype != "float32" and attention_in_rows():  # one kernel takes them all
         batch["cu_seq_lens_q"] = [0, total]
     elif s.batch_size > 2:  # as many bytes in fewer pieces
         batch["cu_seq_lens_q"] = [0, s.seq_len, total]

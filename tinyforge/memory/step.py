@@ -68,7 +68,7 @@ _TARGETS = Rule(
 _TOKENS = whole_number(2, MOST_TOKENS)
 _COUNT = whole_number(1, MOST_TOKENS)
 
-
+# %% ../../nbs/library/memory/step.ipynb #p014s
 @refuses_unknown(
     lora_r="r",
     rank="r",

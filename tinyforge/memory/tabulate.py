@@ -66,6 +66,7 @@ def _sizes(family, one):
     }
 
 
+# %% ../../nbs/library/memory/tabulate.ipynb #tb006b
 def _names(family, sizes, layers):
     "What a family's configuration calls them."
     general = {
@@ -107,6 +108,7 @@ def _configuration(family, sizes, layers, tied=None, window=None):
 
 # %% ../../nbs/library/memory/tabulate.ipynb #tb008
 _TOKENS = ("", "T", "n", "s", "u", "TT", "r", "Tr", "sr", "ur", "ss")
+_BLOCK = 512  # bytes; an allocator on a GPU rounds up to so many
 _PAIRS = ("hh", "hq", "hk", "hf", "hc", "hV", "Ph", "Pe")
 
 
@@ -121,6 +123,14 @@ def _product(letters, sizes):
     return product
 
 
+def _plus(a, b, times=1.0):
+    "The sum of two polynomials, the second multiplied; letters -> factor."
+    total = dict(a)
+    for letters, factor in b.items():
+        total[letters] = total.get(letters, 0) + times * factor
+    return {letters: factor for letters, factor in total.items() if abs(factor) > 1e-9}
+
+# %% ../../nbs/library/memory/tabulate.ipynb #tb008b
 @lru_cache(maxsize=4)
 def _products(sizes):  # items of a dictionary
     "Odd part of a product -> its letters and its value; equal ones under one name."
@@ -146,25 +156,21 @@ def _named(number, sizes):
             return letters, number / value
     if number <= 2**16:
         return "", number
-    # rounded up by the allocator, or a row or two more or less
-    for apart in (1024, number * 1e-6):
-        near = [
-            (letters, 2.0**power)
-            for letters, value in products.values()
-            for power in range(-8, 6)
-            if abs(number - value * 2.0**power) <= apart
-        ]
+    values = [
+        (letters, 2.0**power, number - value * 2.0**power)
+        for letters, value in products.values()
+        for power in range(-8, 6)
+    ]
+    ways = (
+        lambda over: 0 <= over < _BLOCK and number % _BLOCK == 0,  # as the allocator rounds
+        lambda over: abs(over) <= 2 * _BLOCK,
+        lambda over: abs(over) <= number * 1e-6,  # a row or two more or less
+    )
+    for fits in ways:
+        near = [(letters, factor) for letters, factor, over in values if fits(over)]
         if len(near) == 1:
             return near[0]
     raise ValueError(f"{number} bytes are no product of {sizes}")
-
-
-def _plus(a, b, times=1.0):
-    "The sum of two polynomials, the second multiplied; letters -> factor."
-    total = dict(a)
-    for letters, factor in b.items():
-        total[letters] = total.get(letters, 0) + times * factor
-    return {letters: factor for letters, factor in total.items() if abs(factor) > 1e-9}
 
 # %% ../../nbs/library/memory/tabulate.ipynb #tb010
 _FOUR_BITS = 0.5 + 1 / 64 + 4 / 64 / 256  # bytes of a weight, its scale, and that one's
@@ -264,7 +270,7 @@ _NEAR, _SETTINGS = 0.996, 300
 
 def _even(rng, low, high):
     "A whole number whose logarithm is spread evenly."
-    return min(high, int(low * (high / low) ** rng.random()))
+    return min(high, int(low * (high / low) ** rng.random() * 1.0001))
 
 
 def invented_shape(
@@ -284,6 +290,7 @@ def invented_shape(
     }
 
 
+# %% ../../nbs/library/memory/tabulate.ipynb #tb015b
 def known_sizes(
     config,  # of transformers, of a family in `FAMILIES`
 ) -> dict:  # as the table writes a shape
@@ -318,7 +325,7 @@ def random_settings(
     if shape["family"].split()[0] in _APART:
         targets.append(["q_proj", "v_proj"])
     return {
-        "method": rng.choice(METHODS),
+        "method": rng.choice(("lora", "full", "qlora")),
         "r": _even(rng, *LIMITS["r"]),
         "targets": rng.choice(targets),
         "batch_size": _even(rng, *LIMITS["batch_size"]),
@@ -328,7 +335,7 @@ def random_settings(
         "dtype": rng.choice(DTYPES),
     }
 
-
+# %% ../../nbs/library/memory/tabulate.ipynb #tb016b
 @lru_cache(maxsize=40)
 def _some(family, one):
     "Sizes of settings that a family's moments are tried with."
@@ -389,8 +396,6 @@ def fewest_moments(
 # %% ../../nbs/library/memory/tabulate.ipynb #tb018
 _MASKED = ("gemma2", "falcon")  # their attention is not by example
 _WINDOWS = {"mistral": 1024, "phi3": 1024}  # any that is shorter than the examples
-
-
 _SMALL = {"", "n", "e"}  # left out: kilobytes, and a few bytes for each labelled token
 
 
@@ -441,7 +446,7 @@ class _Table:
             "models": models,
         }
 
-
+# %% ../../nbs/library/memory/tabulate.ipynb #tb018b
 def _ways(family):
     "Settings of a family that have moments of their own, and whether it is one example."
     targets: list[Any] = ["all-linear", "attention"]
