@@ -487,7 +487,7 @@ def figures_of(arm, case, place, rows):
     }
 
 
-def multiplications_per_second():
+def operations_per_second():
     "Operations (two a multiplication) of a product of matrices in bfloat16 on this GPU."
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     taken = []
@@ -500,10 +500,10 @@ def multiplications_per_second():
     return 2 * 8192**3 / median(taken)
 
 
-def weights_in_products(model):
+def weights_in_products(config):
     "How many numbers of a model a token is multiplied with: all but what is only looked up."
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model)
+        model = AutoModelForCausalLM.from_config(config)
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     return sum(layer.weight.numel() for layer in linear)
 
@@ -679,7 +679,7 @@ def main():
         parser.error("the real model needs --real; python tools/real_model.py makes a folder")
     if not find_spec("trl"):
         print("trl is not installed: its arm is left out")
-    rows, rate = [], multiplications_per_second() if CUDA else None
+    rows, rate = [], operations_per_second() if CUDA else None
     with tempfile.TemporaryDirectory() as folder:
         places = {"base": BASE, "real": given.real}
         for name, case in chosen.items():

@@ -48,7 +48,11 @@ def llama_shape(
             f"pass {', '.join(sorted(known))}",
         )
     s = {letter: given[name] for name, letter in _SHAPE.items()}
-    if min(s.values()) < 1 or s["h"] % s["a"] or s["a"] % s["kv"]:
+    for name, letter in _SHAPE.items():
+        if type(s[letter]) is not int or s[letter] < 1:
+            what = f"{name} is {s[letter]!r}"
+            raise ConfigError(what, "memory from the table", "pass a whole number from 1")
+    if s["h"] % s["a"] or s["a"] % s["kv"]:
         raise ConfigError(
             f"{s['h']} numbers, {s['a']} heads, {s['kv']} of them for keys",
             "memory from the table",

@@ -152,6 +152,7 @@ def short_examples(
     return [Example(ids, ids, e.line) for ids, e in zip(beginnings, shortest)]
 
 # %% ../../nbs/library/training/tuning.ipynb #c062
+@without_plans()
 def carry_out(
     tuning: Tuning,
     show: bool = False,  # show how it goes
@@ -168,7 +169,6 @@ def carry_out(
         stopping = stop_on_signal()
     with (
         quiet(),
-        without_plans(),
         batching.context,
         fast_step(
             model,
