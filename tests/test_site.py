@@ -1,12 +1,15 @@
 "The site can be built: what nbdev does before Quarto draws it."
 
 import ast
+import os
 import re
 import subprocess
+from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from browser import chromium, page_in, served
 from checkout import ROOT, copy_to, files, python
 from nbdev.config import get_config
 
@@ -241,7 +244,123 @@ def test_addresses_are_those_of_the_settings(page):
     assert set(INSTALL.findall(text)) <= {home}
 
 
+class Colab:
+    "What an install cell asks of IPython, on a machine with or without the package."
+
+    def __init__(self, has_it):
+        self.has_it, self.asked, self.installed = has_it, [], []
+
+    def __str__(self):
+        return "<google.colab._shell.Shell object>"
+
+    def getoutput(self, command):
+        self.asked.append(command)
+        error = "ModuleNotFoundError: No module named 'tinyforge'"
+        return [] if self.has_it else ["Traceback (most recent call last):", error]
+
+    def run_line_magic(self, name, line):
+        "Colab's `%pip` says when a package that is loaded was replaced: restart the session."
+        self.installed.append(f"%{name} {line}")
+
+
+INSTALLS = {
+    page: cell.source
+    for page in PAGES
+    for cell in nbformat.read(ROOT / page, as_version=4).cells
+    if cell.cell_type == "code" and "google.colab" in cell.source
+}
+
+
+@pytest.mark.parametrize("page", INSTALLS, ids=str)
+def test_on_colab_the_package_is_installed_once_and_nothing_else_is_touched(page):
+    config = get_config()
+    address = f"git+https://github.com/{config.user}/{config.repo}"
+    for has_it in (True, False):
+        shell = Colab(has_it)
+        exec(INSTALLS[page], {"get_ipython": lambda: shell})
+        assert shell.asked == ["python -c 'import tinyforge'"]
+        # no --upgrade: pip then keeps what is there, where the requirements allow it
+        assert shell.installed == ([] if has_it else [f"%pip install -q {address}"])
+    elsewhere = Colab(True)
+    exec(INSTALLS[page], {"get_ipython": lambda: object()})
+    assert not elsewhere.asked and not elsewhere.installed
+
+
+def test_a_page_that_is_opened_on_colab_installs_the_package():
+    badges = {p for p in PAGES if COLAB.search((ROOT / p).read_text(encoding="utf-8"))}
+    assert badges and badges <= set(INSTALLS)
+
+
+def test_no_requirement_makes_pip_replace_a_newer_package():
+    exact = [r for r in get_config().requirements.split() if re.search("==|<|~=", r)]
+    assert not exact
+
+
 def test_the_menu_leads_to_the_repository():
     config = get_config()
     menu = (ROOT / "_quarto.yml").read_text(encoding="utf-8")
     assert f"href: https://github.com/{config.user}/{config.repo}\n" in menu
+
+
+@pytest.fixture(scope="module")
+def drawn(request, tmp_path_factory):
+    """Folders with every page as HTML, light and dark.
+
+    TINYFORGE_SITE names a site that Quarto has built; without one, pandoc draws the pages.
+    """
+    if "TINYFORGE_SITE" in os.environ:
+        site = Path(os.environ["TINYFORGE_SITE"])
+        return {"light": site, "dark": site}
+    from drawn import draw
+
+    folders = {scheme: tmp_path_factory.mktemp(scheme) for scheme in ("light", "dark")}
+    proc = request.getfixturevalue("built") / "_proc"
+    for page in sorted(proc.rglob("*.ipynb")):
+        for scheme, folder in folders.items():
+            made = (folder / page.relative_to(proc)).with_suffix(".html")
+            made.parent.mkdir(parents=True, exist_ok=True)
+            made.write_text(draw(page, ROOT / "nbs" / "theme", scheme), encoding="utf-8")
+    return folders
+
+
+AXE = """rules => axe.run(document, {resultTypes: ["violations"], ...rules}).then(
+    found => found.violations.flatMap(fault => fault.nodes.map(node =>
+        [fault.impact, fault.id, node.target.join(" "), node.html.slice(0, 120)])))"""
+COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+
+
+def faults(page, **rules):
+    "What axe-core finds on an open page that keeps somebody from reading it."
+    import axe_playwright_python
+
+    axe = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    found = page.evaluate(AXE, rules)
+    return [": ".join(fault) for fault in found if fault[0] in ("serious", "critical")]
+
+
+@pytest.mark.flag("browser")
+def test_axe_finds_what_is_wrong(tmp_path):
+    wrong = "<html lang=en><title>t</title><main><img src=x.png><p style='color: #ccc'>pale"
+    (tmp_path / "wrong.html").write_text(wrong, encoding="utf-8")
+    with chromium() as browser, served(tmp_path) as home, page_in(browser, home) as page:
+        page.goto(f"{home}wrong.html")
+        assert {"image-alt", "color-contrast"} <= {f.split(": ")[1] for f in faults(page)}
+
+
+@pytest.mark.flag("browser")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_can_be_read_with_a_keyboard_and_a_screen_reader(drawn, scheme):
+    "axe-core on each page; what does not depend on colours is asked once."
+    folder = drawn[scheme]
+    pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
+    assert len(pages) >= len(PAGES)
+    rules = {} if scheme == "light" else COLOURS
+    wrong = []
+    with chromium() as browser, served(folder) as home:
+        with page_in(browser, home, color_scheme=scheme) as page:
+            for name in pages:
+                page.goto(home + name, wait_until="load")
+                wrong += [f"{name}: {fault}" for fault in faults(page, **rules)]
+            assert not page.errors, page.errors
+    assert not wrong, f"{len(wrong)} faults\n" + "\n".join(wrong[:40])
