@@ -1,6 +1,7 @@
 """A run that is killed and continued ends with the adapter of a run that never was killed.
 
-A short set always runs; `--flags slow` adds a dozen kills at random moments.
+A short set always runs; `--flags slow` adds sixty kills at random moments, and one at every
+file that is opened, renamed or removed from the last step to the end: over a hundred.
 """
 
 import json
@@ -42,11 +43,19 @@ def run(out, data, pauses, said):
     """In a process of its own: begin the run, or go on with it.
 
     `pauses` says how many seconds longer each torch.save takes ("save"), how many each file
-    on its way to the disk ("fsync"), and how many each folder's new name ("rename").
+    on its way to the disk ("fsync"), and how many each folder's new name ("rename"); whether
+    two folders can exchange their names ("exchange"); and at which of what happens to files
+    the run is killed ("at"; 0: what happens is written down).
     """
     import torch
+    from tinyforge import folders
     from tinyforge.training.config import TrainingConfig
     from tinyforge.training.trainer import RealTrainer
+
+    if not pauses.get("exchange", True):
+        folders._exchanged = lambda one, other: False
+    if "at" in pauses:
+        sys.addaudithook(Counted(out, pauses["at"]))
 
     sys.stdout = sys.stderr = said.open("a", buffering=1, encoding="utf-8")
     torch.set_num_threads(1)  # the same sums in the same order
@@ -67,6 +76,38 @@ def run(out, data, pauses, said):
     )
     print("begins")
     RealTrainer(config).train(str(data), show=False, resume=True)
+
+
+class Counted:
+    "Counts what happens to the files of a run, and kills the process before one of it happens."
+
+    OF_FILES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
+
+    def __init__(self, out, last):
+        self.out, self.last, self.count = str(out), last, 0
+        self.log = None if last else out.with_suffix(".events")
+
+    def __call__(self, event, values):
+        if event not in self.OF_FILES or (event == "open" and not writes(values)):
+            return
+        path = os.fspath(values[0]) if isinstance(values[0], (str, os.PathLike)) else ""
+        beneath = event in ("os.remove", "os.rmdir") and values[1] != -1  # of shutil.rmtree
+        if not beneath and self.out not in path and f".{Path(self.out).name}." not in path:
+            return
+        if str(self.log) in path or path.endswith(".said"):
+            return
+        self.count += 1
+        if self.log:
+            with self.log.open("a", encoding="utf-8") as told:
+                told.write(f"{event} {path}\n")
+        if self.count == self.last:
+            os.kill(os.getpid(), 9)
+
+
+def writes(values):
+    "Whether a file is opened to be written."
+    _, _, flags = values
+    return bool(isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 def what_it_said(out):
@@ -124,13 +165,14 @@ def assert_same(out, undisturbed):
     assert (out / RESULT).read_bytes() == (wanted / RESULT).read_bytes()
     for name in ("losses", "evaluations", "best_step", "steps"):
         assert result_in(out)[name] == result_in(wanted)[name], name
-    assert {p.name for p in out.parent.iterdir()} == {out.name, out.name + ".said"}
+    left = {p.name for p in out.parent.iterdir()}
+    assert left == {out.name, f"{out.name}.said", f".{out.name}.tinyforge-lock"}
 
 
 SLOW = pytest.mark.flag("slow")
 
 
-@pytest.mark.parametrize("wanted", [2, pytest.param(12, marks=SLOW)])
+@pytest.mark.parametrize("wanted", [2, pytest.param(60, marks=SLOW)])
 def test_killed_at_random_moments(wanted, data, undisturbed, tmp_path):
     "Moments are drawn at random; a run that was faster is compared, and begins anew."
     out, moments, kills, halves = tmp_path / "adapter", random.Random(wanted), 0, 0
@@ -171,7 +213,7 @@ def test_killed_while_the_result_is_written(data, undisturbed, tmp_path):
     made = json.loads((out / "tinyforge.json").read_text(encoding="utf-8"))
     made["run"] = "another"  # as if it were of other settings
     (out / "tinyforge.json").write_text(json.dumps(made), encoding="utf-8")
-    process = start(out, data, rename=0.3)
+    process = start(out, data, rename=0.3, exchange=False)
     wait_for(tmp_path / ".adapter.tinyforge-old", process, out)
     kill(process)
     # the earlier one gone, the new one not there yet
@@ -179,6 +221,38 @@ def test_killed_while_the_result_is_written(data, undisturbed, tmp_path):
     whole(out, data)
     assert (out / "notes.md").read_text() == "mine"
     assert_same(out, undisturbed)
+
+
+@pytest.fixture(scope="module")
+def events(data, tmp_path_factory):
+    "What happens to files in a run, and the number at which its last checkpoint is begun."
+    out = tmp_path_factory.mktemp("events") / "adapter"
+    whole(out, data, at=0)
+    told = out.with_suffix(".events").read_text(encoding="utf-8").splitlines()
+    begun = [n for n, line in enumerate(told, 1) if line.endswith(".writing")]
+    mkdirs = [n for n in begun if told[n - 1].startswith("os.mkdir")]
+    return len(told), mkdirs[-1]
+
+
+@pytest.mark.parametrize("share", [8, pytest.param(1, marks=SLOW)])
+def test_killed_at_what_happens_to_files(share, data, undisturbed, events, tmp_path):
+    "From the last checkpoint to the end of clearing; nothing is lost, and nothing is left."
+    total, first = events
+    outcomes = {"the same bytes": 0, "complete": 0}
+    for at in range(first, total + 1, share):
+        out = tmp_path / f"adapter-{at}" / "adapter"
+        out.parent.mkdir()
+        process = start(out, data, at=at)
+        process.join()
+        assert process.exitcode == -9, (at, what_it_said(out))
+        killed = len(what_it_said(out))
+        whole(out, data)
+        assert_same(out, undisturbed)
+        complete = "this run is complete" in what_it_said(out)[killed:]
+        outcomes["complete" if complete else "the same bytes"] += 1
+        shutil.rmtree(out.parent)
+    print(f"{sum(outcomes.values())} kills at one of {total - first + 1} events: {outcomes}")
+    assert outcomes["complete"], "no kill came after the result had its name"
 
 
 def test_asked_to_end(data, undisturbed, tmp_path):

@@ -9,7 +9,6 @@ __all__ = ['BASE', 'LFS_PULL', 'same_model', 'is_gguf', 'file_digest', 'model_lo
 # %% ../../nbs/library/models/names.ipynb #i004
 import copy
 import difflib
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from ..compat import quiet
 from ..errors import ModelError
+from ..folders import sha256_of
 
 # %% ../../nbs/library/models/names.ipynb #s015
 def same_model(
@@ -75,11 +75,7 @@ def file_digest(
     file = Path(name).expanduser()
     if not is_gguf(file) or not file.is_file():
         return ""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(file)
 
 
 def _check_file(

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from tinyforge.folders import (
     check_no_result,
     check_output,
@@ -49,11 +49,13 @@ def _in_folder(folder, config, resume, made_of):
     check_output(folder, config.use_lora, config.model_name)
     with checkpoints.only_one():
         mend(folder)
-        complete = bool(resume) and completed(folder, digest(made_of)) is not None
-        if not (config.overwrite_output_dir or complete or (resume and checkpoints.latest())):
+        if resume and completed(folder, digest(made_of)) is not None:
+            checkpoints.clear()  # a kill may have left some of it
+            yield Place(folder, Progress(made_of), complete=True)
+            return
+        if not (config.overwrite_output_dir or (resume and checkpoints.latest())):
             check_no_result(folder)
-        progress, checkpoint = checkpoints.begin(resume, made_of)
-        yield Place(folder, progress, checkpoint, complete and checkpoint is None)
+        yield Place(folder, *checkpoints.begin(resume, made_of))
 
 # %% ../../nbs/library/training/places.ipynb #p031
 def _names(config):
@@ -62,15 +64,22 @@ def _names(config):
     return itertools.islice(numbered_names(stem), 1000)
 
 
-def _waits(name, made_of):
+def _waits(name, resume, made_of):
     "Whether this very run stopped before its end under a name."
     latest = Checkpoints(name).latest()
-    return latest is not None and not differences(read_progress(latest).made_of, made_of)
+    if latest is None:
+        return False
+    try:
+        return not differences(read_progress(latest).made_of, made_of)
+    except TrainingError:
+        if resume:
+            raise  # it may be the one that is to go on
+        return False
 
 
 def _begun(config, resume, made_of):
     "The folder in which this very run stopped or, if it is to go on, ended."
-    stopped = [name for name in _names(config) if _waits(name, made_of)]
+    stopped = [name for name in _names(config) if _waits(name, resume, made_of)]
     if not resume or stopped:
         return stopped[-1] if stopped else None
     ended = [name for name in _names(config) if completed(name, digest(made_of))]

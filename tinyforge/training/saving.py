@@ -64,7 +64,7 @@ def save_result(
     origin = run.origin() if trained is None else trained.origin
     target = result.output_dir
     try:
-        with written_whole(target) as new:
+        with written_whole(target, is_locked=True) as new:
             write_result(new, loaded, trained, origin)
             result.saved_bytes = sum(f.stat().st_size for f in new.glob("*.safetensors"))
             finished = datetime.now().astimezone().isoformat(timespec="seconds")

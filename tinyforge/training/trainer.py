@@ -7,7 +7,6 @@ __all__ = ['starting_adapter', 'check_run_fits', 'still_plain', 'RealTrainer']
 
 # %% ../../nbs/library/training/trainer.ipynb #i004
 import os
-import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -171,9 +170,10 @@ class RealTrainer(AdaptedModel):
                 print("there is no checkpoint to go on from: the run begins at the beginning")
             repository = by_first(lambda: hub_repository(c))
             guests = [*reporters(c, place.folder), *self.callbacks, *callbacks]
-            with tempfile.TemporaryDirectory() as scratch:
+            checkpoints = Checkpoints(place.folder)
+            with checkpoints.scratch() as scratch:
                 arguments = training_arguments(c, scratch, len(examples))
-                kept = arguments, Checkpoints(place.folder), place.checkpoint, guests
+                kept = arguments, checkpoints, place.checkpoint, guests
                 run = Run(c, examples, held_out, place.progress, *kept)
                 result = self._tune(run, saved, show)
             result = by_first(lambda: result)
