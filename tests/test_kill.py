@@ -79,7 +79,7 @@ def run(out, data, pauses, said):
 
 
 class Counted:
-    "Counts what happens to the files of a run, and kills the process before one of it happens."
+    "Counts what happens to the files of a run, and kills the process before one of these."
 
     OF_FILES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 

@@ -100,6 +100,13 @@ def check_resume(
 LIST = "files.json"  # in a checkpoint: its files, each with its size and its SHA-256
 
 
+def _read(file):
+    "What a JSON file of a checkpoint says; OSError for what is no file, such as a pipe."
+    if not file.is_file():
+        raise OSError("it is missing, or is no file")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def _listed(checkpoint):
     "The files of a checkpoint: name -> bytes, SHA-256."
     files = [p for p in sorted(checkpoint.rglob("*")) if p.is_file() and p.name != LIST]
@@ -114,7 +121,7 @@ def check_whole(
 ) -> None:
     "TrainingError if a file of a checkpoint is missing or is not as it was written."
     try:
-        wanted = json.loads((checkpoint / LIST).read_text(encoding="utf-8"))
+        wanted = _read(checkpoint / LIST)
         there = _listed(checkpoint)
         wrong = [f"{name} is missing" for name in wanted if name not in there]
         wrong += [f"{name} has changed" for name in there if there[name] != wanted.get(name)]
@@ -133,7 +140,12 @@ def read_progress(
 ) -> Progress:
     "How far a run was; TrainingError if its file cannot be read."
     try:
-        return Progress(**json.loads((checkpoint / "run.json").read_text(encoding="utf-8")))
+        told = _read(checkpoint / "run.json")
+        found, usual = Progress(**told), vars(Progress({}))
+        odd = [k for k, v in usual.items() if not isinstance(getattr(found, k), type(v))]
+        if odd:
+            raise ValueError(f"{odd[0]} is {told[odd[0]]!r}")
+        return found
     except (OSError, ValueError, TypeError) as e:
         raise TrainingError(
             f"run.json cannot be read: {e}",
