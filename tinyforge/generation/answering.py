@@ -13,10 +13,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from ..compat import quiet
+from ..compat import cache_name, quiet
 from ..data.batches import on_device, pad_texts
 from ..data.chat import IGNORED, Example, end_tokens
 from ..errors import ConfigError
+from .beginnings import Beginning
 from .prompts import Question
 from ..models.loading import LoadedBase, position_limit
 from ..models.tasks import SEQ2SEQ
@@ -123,10 +124,15 @@ def answer(
     questions: list[Question],  # of one voice
     options: dict,  # for transformers' generate; max_new_tokens among them
     stops: Sequence[str] = (),  # strings before which an answer ends
+    beginning: Beginning | None = None,  # what all of them begin with, read before
 ) -> list[str]:
     "The answers to one batch; ConfigError for options that transformers refuses."
     voice = questions[0].voice
     batch = prompt_batch(loaded, [question.ids for question in questions])
+    if beginning is not None:
+        prompts = [question.ids for question in questions]
+        behind = beginning.rows(prompts, batch["pad_token_id"], loaded.model.device)
+        batch |= {**behind, cache_name(model): beginning.copies(len(prompts))}
     before = 1 if loaded.task == SEQ2SEQ else batch["input_ids"].shape[1]  # tokens
     limit, most = position_limit(loaded.model.config), options["max_new_tokens"]
     if limit and isinstance(most, int):

@@ -22,10 +22,12 @@ from ..errors import AdapterError, ConfigError, DataError
 from tinyforge.generation.answering import (
     answer,
     class_shares,
+    held_here,
     pieces_until,
     seeded,
     streamed,
 )
+from .beginnings import Beginnings
 from tinyforge.generation.evaluating import (
     EvaluationReport,
     asked_of,
@@ -167,10 +169,16 @@ class AdaptedModel(BaseWithAdapters):
     def _answers(self, asked, options, stops=(), batch_size=64, bar=None):
         "The answers to questions, batch by batch."
         answers = [""] * len(asked)
+        with self.lock:
+            beginnings = Beginnings(self.model, self._memory.loaded, asked, options)
         for places in batches(asked, batch_size, self.adapters.max_on_device):
             part = [asked[i] for i in places]
-            with self.lock, self._answering([question.adapter for question in part]):
-                texts = answer(self.model, self._memory.loaded, part, options, stops)
+            names = [question.adapter for question in part]
+            if not held_here(self.lock):
+                beginnings.forget()  # another thread may have changed the weights
+            with self.lock, self._answering(names):
+                known = part, options, stops, beginnings.of(names)
+                texts = answer(self.model, self._memory.loaded, *known)
             for i, text in zip(places, texts):
                 answers[i] = text
             if bar is not None:
