@@ -78,6 +78,11 @@ def scaled(ranks, rates, alpha):
     ]
 
 
+def twice(rank):
+    "The alpha of most runs."
+    return 2 * rank
+
+
 def full(rates, **others):
     "Full fine-tuning at some rates."
     none = {"use_lora": False, "lora_r": None, "lora_alpha": None}
@@ -119,7 +124,7 @@ def by_heart():
     "Facts that can only be learned by heart, at three rates for each rank."
     long = {"num_epochs": 20, "batch_size": 16, "data": "facts-256"}
     rates = {1: RATES[3:6], 8: RATES[2:5], 64: RATES[:4]}
-    lora = [run for r in rates for run in scaled((r,), rates[r], lambda r: 2 * r)]
+    lora = [run for r in rates for run in scaled((r,), rates[r], twice)]
     return [*({**long, **run} for run in lora), *full([5e-4, 1e-3], **long)]
 
 
@@ -133,11 +138,14 @@ def on_the_others(rates, full_rates):
 # name -> settings of its runs; each is run with every seed
 STUDIES = {
     "rank": [
-        *scaled((1, 4, 8, 32, 64), RATES, lambda r: 2 * r),
-        *scaled((1,), (6.4e-2,), lambda r: 2 * r),
+        *scaled((1, 4, 8, 32, 64), RATES, twice),
+        *scaled((1,), (6.4e-2,), twice),
     ],
     "full": full(FULL_RATES),
-    "alpha": over(lora_alpha=[4, 64], learning_rate=RATES[1:7]),
+    "alpha": [
+        *over(lora_alpha=[4, 64], learning_rate=RATES[1:7]),
+        *over(lora_alpha=[4], learning_rate=[6.4e-2]),
+    ],
     "targets": same_count(),
     "batch": over(batch_size=[4, 32], learning_rate=RATES[2:7]),
     "dropout": over(lora_dropout=[0.1, 0.3], learning_rate=[4e-3, 8e-3]),
@@ -157,8 +165,9 @@ STUDIES = {
     "real": [
         {**REAL, **run}
         for run in [
-            *scaled((2,), RATES[2:5], lambda r: 2 * r),
-            *scaled((8, 32), RATES[:5], lambda r: 2 * r),
+            *scaled((2,), RATES[2:5], twice),
+            *scaled((8, 32), RATES[:5], twice),
+            *({**run, "adam_beta2": 0.999} for run in scaled((32,), RATES[1:4], twice)),
             *full((1e-4, 2e-4, 4e-4)),
         ]
     ],
