@@ -25,7 +25,7 @@ from ..compat import quiet
 from ..errors import AdapterError, ConfigError
 from ..folders import PROVENANCE, as_folder, write_provenance
 from ..models.loading import load_base, position_limit
-from ..reports import Report, html_table, text_table
+from ..reports import Report, html_table, one_line, text_table
 from ..settings import whole_number
 
 # %% ../../nbs/library/adapters/inspecting.ipynb #a951
@@ -60,7 +60,7 @@ def _kinds_of(saved):
     "The layers of an adapter by kind: place, rank, scale, shape, how many, mean norm."
     sizes = {}
     for layer, f in saved.factors.items():
-        place = re.sub(r"(^|\.)\d+(?=\.)", r"\1*", layer)
+        place = one_line(re.sub(r"(^|\.)\d+(?=\.)", r"\1*", layer))
         kind = (place, f.r, f"{f.scale:g}", f"{f.A.shape[1]} -> {len(f.B)}")
         sizes.setdefault(kind, []).append(f.delta().norm().item())
     rows = [(*kind, len(of), f"{sum(of) / len(of):.3g}") for kind, of in sizes.items()]
@@ -76,8 +76,9 @@ def _details(saved, path):
         "with": ", ".join(f"{package} {version}" for package, version in versions.items()),
     }
     about = describe(printable(path.name), saved, path)
-    origin = {name: value for name, value in known.items() if value}
-    return AdapterDetails(about, _kinds_of(saved), list(saved.modules), origin)
+    origin = {name: one_line(value) for name, value in known.items() if value}
+    modules = list(map(one_line, saved.modules))
+    return AdapterDetails(about, _kinds_of(saved), modules, origin)
 
 
 def show_adapter(

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .format import SavedAdapter
-from ..reports import Report, megabytes
+from ..reports import Report, megabytes, one_line
 
 # %% ../../nbs/library/adapters/listing.ipynb #s030
 def _targets(saved):
@@ -57,7 +57,7 @@ def describe(
 ) -> dict[str, str]:  # column -> text
     "An adapter in a line."
     ranks = saved.ranks or [0]
-    return {
+    said = {
         "name": name,
         "base": saved.base or "",
         "rank": "-".join(str(r) for r in sorted({ranks[0], ranks[-1]})),
@@ -67,6 +67,7 @@ def describe(
         "when": _date(saved.origin, path),
         "score": _score(saved.origin),
     }
+    return {column: one_line(text) for column, text in said.items()}
 
 # %% ../../nbs/library/adapters/listing.ipynb #l009
 @dataclass(repr=False)

@@ -16,9 +16,13 @@ from functools import cached_property, lru_cache
 from os.path import commonprefix
 from typing import Any
 
-from jinja2 import Environment, TemplateError, meta, nodes
+from jinja2 import TemplateError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from .records import Row, UnusableRow
+from .rendering import TemplateFault
+from ..errors import AdapterError, TinyforgeError
 
 # %% ../../nbs/library/data/templates.ipynb #t011
 @dataclass(frozen=True)
@@ -50,6 +54,21 @@ def _searched(tree):
             yield compare.expr
 
 
+class _WithoutConstants(NodeTransformer):
+    "Nothing is left to compute beforehand: jinja would raise 10 to the power of 10 ** 10."
+
+    def visit_Const(self, node):
+        return nodes.ContextReference(lineno=node.lineno)
+
+
+def _parsed(text):
+    "A template as a tree; what it searches for in texts; the names that it takes."
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    tree = environment.parse(text)
+    found = {n.value for n in _searched(tree) if isinstance(n, nodes.Const)}
+    return found, frozenset(meta.find_undeclared_variables(_WithoutConstants().visit(tree)))
+
+
 @lru_cache(maxsize=64)
 def read_source(
     text: str,  # a chat template
@@ -59,12 +78,11 @@ def read_source(
     plain = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", text)
     plain = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", plain)
     try:
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
-        names = frozenset(meta.find_undeclared_variables(tree))
-    except TemplateError as e:
+        found, names = _parsed(plain)
+    except Exception as e:  # what is nested too deep ends in many ways
+        said = e if isinstance(e, TemplateError) else f"{type(e).__name__}: {e}"
         do = "give the tokenizer a chat_template that Jinja can read"
-        raise UnusableRow(f"the chat template is broken: {e}", do) from None
-    found = {n.value for n in _searched(tree) if isinstance(n, nodes.Const)}
+        raise UnusableRow(f"the chat template is broken: {said}", do) from None
     texts = {word.strip() for word in found if isinstance(word, str)}
     words = sorted((word for word in texts if len(word) > 1), key=len, reverse=True)
     return Source(names, tuple(words), text)
@@ -150,10 +168,7 @@ def _way_out(messages, writes):
 
 # %% ../../nbs/library/data/templates.ipynb #t01a
 _SET_HERE = ("messages", "add_generation_prompt", "continue_final_message", "tokenize")
-_FAULTS = (
-    *(TemplateError, TypeError, ValueError, LookupError, AttributeError),
-    *(ArithmeticError, RecursionError),
-)
+
 
 # %% ../../nbs/library/data/templates.ipynb #t01aw
 class Writer:
@@ -188,7 +203,9 @@ class Writer:
             try:
                 if "@a@" in apply(talk, tokenize=False):
                     return not isinstance(content, str)
-            except _FAULTS:
+            except TinyforgeError:  # it is not run again
+                raise
+            except Exception:
                 continue
         return False
 
@@ -198,7 +215,9 @@ class Writer:
         talk = [{"role": "developer", "content": "@a@"}, {"role": "user", "content": "b"}]
         try:
             return self.source({}).knows("developer") and "@a@" in self.apply(talk, {}, True)
-        except _FAULTS:
+        except TinyforgeError:
+            raise
+        except Exception:
             return False
 
     def prepared(
@@ -232,7 +251,9 @@ class Writer:
             messages = _in_parts(messages)
         try:
             return apply(messages, **wanted)
-        except _FAULTS:
+        except TinyforgeError:
+            raise
+        except Exception:
             if not any(m.get("tool_calls") for m in messages):
                 raise
             return apply(_arguments_as_text(messages), **wanted)
@@ -246,7 +267,9 @@ class Writer:
         "What the template writes, if anything."
         try:
             return self.apply(messages, options, ask)
-        except _FAULTS:
+        except TinyforgeError:
+            raise
+        except Exception:  # a template is a program, and stops with whatever it likes
             return None
 
     def write(
@@ -255,10 +278,20 @@ class Writer:
         options: dict,
         ask: bool = False,
     ) -> str:
-        "What the template writes; UnusableRow with a way out if it refuses."
+        """What the template writes; UnusableRow with a way out if it refuses.
+
+        AdapterError if an adapter brought it, and it fails otherwise."""
         try:
             return self.apply(messages, options, ask)
-        except _FAULTS as e:
+        except TinyforgeError:
+            raise
+        except Exception as e:
+            if isinstance(e, TemplateFault) and e.foreign:
+                raise AdapterError(
+                    f"its chat template fails: {e}",
+                    "chat template",
+                    "mend chat_template.jinja, or take it away: the base's is used then",
+                ) from None
             do = _way_out(messages, lambda m: self.attempt(m, options, ask) is not None)
             raise UnusableRow(f"the chat template refuses it: {e}", do) from None
 

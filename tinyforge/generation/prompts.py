@@ -8,7 +8,6 @@ __all__ = ['Chat', 'Prompt', 'is_number', 'generation_options', 'stop_strings', 
            'shared_system', 'shared_options', 'Question', 'source_of', 'prompt_ids', 'check_lengths', 'batches']
 
 # %% ../../nbs/library/generation/prompts.ipynb #i004
-import copy
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,11 @@ from typing import TYPE_CHECKING
 
 from ..data.chat import encode_prompt
 from ..data.records import UnusableRow, conversation
-from ..errors import ConfigError, DataError
-from ..models.loading import LoadedBase, position_limit
+from ..data.rendering import apart
+from ..data.templates import read_source
+from ..errors import AdapterError, ConfigError, DataError
+from ..models.loading import PLAIN_TEMPLATE, LoadedBase, position_limit
+from ..models.names import BASE
 from ..models.tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ
 from ..reports import kind_of
 
@@ -187,37 +189,46 @@ class Voice:
         return self.kind, str(self.tokenizer.chat_template or "")
 
 
+def _own_tokenizer(loaded, template):
+    "The base's tokenizer with the template that an adapter brought."
+    try:
+        read_source(template)
+    except UnusableRow as e:
+        do = "mend chat_template.jinja, or take it away: the base's is used then"
+        raise AdapterError(f"its {e.reason.removeprefix('the ')}", "chat template", do) from None
+    return apart(loaded.tokenizer, template, AdapterError)
+
+
 def voice_of(
     loaded: LoadedBase,
     saved: "SavedAdapter | None" = None,  # the adapter that answers; None for the base
 ) -> Voice:
-    "The base's tokenizer, unless the adapter has a chat template of its own."
+    """The base's tokenizer, unless the adapter has a chat template of its own.
+
+    AdapterError for a template that cannot be read."""
     if loaded.task == CLASSIFICATION:
         return Voice("label", loaded.tokenizer)
-    if saved is None:
-        return Voice(loaded.kind, loaded.tokenizer)
-    templates = (None, loaded.tokenizer.chat_template)
-    if loaded.task != CAUSAL or saved.template in templates:
-        return Voice(saved.kind, loaded.tokenizer)
-    own = copy.copy(loaded.tokenizer)
-    own.chat_template = saved.template
-    return Voice(saved.kind, own)
+    kind, own = loaded.kind, loaded.tokenizer.chat_template
+    if saved is not None:
+        kind = saved.kind
+    if loaded.task != CAUSAL or kind != "chat" or not (own or saved and saved.template):
+        return Voice(kind, loaded.tokenizer)
+    if saved is not None and saved.template not in (None, own):
+        return Voice(kind, _own_tokenizer(loaded, saved.template))
+    known = loaded.name == BASE or own == PLAIN_TEMPLATE
+    return Voice(kind, loaded.tokenizer if known else apart(loaded.tokenizer))
 
 # %% ../../nbs/library/generation/prompts.ipynb #p023
 def names_read(
     template: str | Mapping,  # a chat template, or several by name
 ) -> set[str]:
     "What a chat template reads beside the messages."
-    from jinja2 import Environment, TemplateSyntaxError, meta
-
     sources = [template] if isinstance(template, str) else list(template.values())
     found: set[str] = set()
-    parse = Environment(extensions=["jinja2.ext.loopcontrols"]).parse
     for source in sources:
-        plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)
         try:
-            found |= meta.find_undeclared_variables(parse(plain))
-        except TemplateSyntaxError:  # it is read by the words in it
+            found |= read_source(source).names
+        except UnusableRow:  # it is read by the words in it
             found |= set(re.findall(r"\w+", source))
     return found - {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
 
