@@ -7,12 +7,12 @@ __all__ = ['AGAIN', 'check_config', 'check_tensors', 'check_origin']
 
 # %% ../../nbs/library/adapters/checks.ipynb #i003
 import math
-import re
 from typing import NoReturn
 
 import torch
 
 from .format import PARTS, SavedAdapter, layer_settings, split_name
+from .patterns import check_patterns, check_steps
 from ..errors import AdapterError
 from ..folders import PROVENANCE
 from ..settings import number, one_of
@@ -29,27 +29,16 @@ def _is_words(value):
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def _is_pattern(value):
-    try:
-        return isinstance(value, str) and bool(re.compile(value))
-    except re.error:
-        return False
-
-
 def _is_whole(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_target(value):
-    return _is_words(value) or _is_pattern(value)
+    return isinstance(value, str) or _is_words(value)
 
 
 def _is_layers(value):
     return _is_whole(value) or isinstance(value, list) and all(map(_is_whole, value))
-
-
-def _is_text_or_words(value):
-    return isinstance(value, str) or _is_words(value)
 
 
 def _is_number(value):
@@ -67,7 +56,7 @@ _TYPES = {
     "exclude_modules": _is_target,
     "modules_to_save": _is_words,
     "layers_to_transform": _is_layers,
-    "layers_pattern": _is_text_or_words,
+    "layers_pattern": _is_target,
 }
 
 
@@ -80,11 +69,6 @@ def _check_values(config, refuse):
         pattern = config.get(name) or {}
         if not (isinstance(pattern, dict) and all(map(fits, pattern.values()))):
             refuse(f"has the {name} {pattern!r}", AGAIN)
-        for end in pattern:
-            try:
-                re.compile(end)
-            except re.error as e:
-                refuse(f"has an entry in {name} that is no pattern: {end!r}, {e}", AGAIN)
     for name, fits in _TYPES.items():
         if config.get(name) is not None and not fits(config[name]):
             refuse(f"has the {name} {str(config[name])[:60]!r}", AGAIN)
@@ -120,6 +104,11 @@ def check_config(
         found = f"has the peft_type {config.get('peft_type')!r}, not 'LORA'"
         refuse(found, "only LoRA adapters can be put on")
     _check_values(config, refuse)
+    check_patterns(config, path)
+    if config.get("megatron_config") is not None:
+        core = config.get("megatron_core")
+        found = f"asks for megatron, which PEFT would import as {core!r}"
+        refuse(found, "take megatron_config out, if it was trained without")
     used = sorted(name for name, value in config.items() if _asks_for(name, value))
     unknown = [name for name in used if name not in _UNDERSTOOD]
     if unknown:
@@ -143,6 +132,7 @@ def check_config(
         )
 
 # %% ../../nbs/library/adapters/checks.ipynb #v025
+_LONGEST = 1000  # characters of a name
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -150,6 +140,9 @@ def _parts_of(saved, refuse):
     "The tensors of each layer, by the part of the update that they are."
     parts, seen = {}, {}
     for name, tensor in saved.tensors.items():
+        if len(name) > _LONGEST or not name.isprintable():
+            what = f"a tensor is called {name[:60]!r} ({len(name):,} characters): no layer is"
+            refuse(what, AGAIN)
         layer, part = split_name(name)
         if part and part not in PARTS:
             refuse(
@@ -220,6 +213,7 @@ def check_tensors(
         )
     if not parts and not saved.modules:
         refuse("holds no tensor of an adapter", AGAIN)
+    check_steps(saved.config, parts, path, ("rank_pattern", "alpha_pattern"))
     for layer, of in parts.items():
         _check_pair(layer, of, saved.config, refuse)
     factors = saved.factors.values()

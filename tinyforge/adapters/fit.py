@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .format import Factors, SavedAdapter, lengths
+from .patterns import check_steps
 from ..errors import AdapterError, ModelError
 from ..folders import PROVENANCE
 from ..models.names import BASE, file_digest, same_model
@@ -182,6 +183,7 @@ def check_fit(
     def refuse(what, do) -> NoReturn:
         raise AdapterError(f"does not fit {base}: {what}", path, do)
 
+    check_steps(saved.config, [*layers, *saved.layers], path)
     own = {name: s for name, module in layers.items() if (s := layer_shape(module))}
     weights = {}
     if saved.modules:

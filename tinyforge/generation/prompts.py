@@ -194,8 +194,9 @@ def _own_tokenizer(loaded, template):
     try:
         read_source(template)
     except UnusableRow as e:
+        what = e.reason.replace("the chat template", "its chat template")
         do = "mend chat_template.jinja, or take it away: the base's is used then"
-        raise AdapterError(f"its {e.reason.removeprefix('the ')}", "chat template", do) from None
+        raise AdapterError(what, "chat template", do) from None
     return apart(loaded.tokenizer, template, AdapterError)
 
 
