@@ -27,6 +27,7 @@ from tinyforge.folders import (
     PROVENANCE,
     as_folder,
     check_output,
+    leads_out,
     read_provenance,
     written_whole,
 )
@@ -414,6 +415,19 @@ def _tokenizer_files(folder):
     return [file for file in inside if file.name.startswith(_TOKENIZER) and file.is_file()]
 
 
+def _to_copy(folder):
+    "The files of a tokenizer; AdapterError for a link, which may lead to anybody's file."
+    files = _tokenizer_files(folder)
+    for file in files:
+        if leads_out(file):
+            raise AdapterError(
+                f"{file.name} is a link out of the folder, and would be copied",
+                str(folder),
+                "copy the file there, or take the link away",
+            )
+    return files
+
+
 def _check_target(target, folders, output_dir):
     "ConfigError for a folder in which an adapter would be lost."
 
@@ -442,7 +456,7 @@ def combine_into(
     _check_target(target, [as_folder(path) for path in paths], output_dir)
     made = combine(pairs, **options)
     first = pairs[0][0]
-    files = [] if isinstance(first, SavedAdapter) else _tokenizer_files(as_folder(first))
+    files = [] if isinstance(first, SavedAdapter) else _to_copy(as_folder(first))
     with written_whole(target) as new:
         write_files(made, new)
         for file in files:

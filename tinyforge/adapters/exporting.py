@@ -31,11 +31,14 @@ from tinyforge.adapters.merging import (
 from .store import Adapters
 from ..compat import quiet
 from ..data.chat import end_tokens
+from ..data.rendering import apart
 from ..errors import AdapterError, ConfigError, ModelError
 from tinyforge.folders import (
     PROVENANCE,
     as_folder,
     check_output,
+    file_fault,
+    leads_out,
     read_provenance,
     versions,
     why,
@@ -88,11 +91,23 @@ def _base_for(saved, model_name, path, trust_remote_code=False):
     return name, saved
 
 # %% ../../nbs/library/adapters/exporting.ipynb #m101
+def _check_tokenizer(path):
+    "AdapterError for what is better not read, and for a link: the result would hold it."
+    for file in sorted(path.iterdir()):
+        if file.suffix not in (".json", ".jinja", ".model", ".txt") or file.is_dir():
+            continue
+        fault = "is a link out of the folder" if leads_out(file) else file_fault(file, 1 << 28)
+        if fault:
+            do = "copy its files again; or take them away, and the base's is used"
+            raise AdapterError(f"{file.name} {fault}", str(path), do)
+
+
 def _tokenizer_for(path, name, task, trust_remote_code=False):
     "The tokenizer in an adapter's folder, or the base's, with a chat template if need be."
     from transformers import AutoTokenizer
 
     if (path / "tokenizer_config.json").is_file():
+        _check_tokenizer(path)
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(
@@ -141,7 +156,8 @@ def _ends_of(model, saved, tokenizer, task, path):
     if task == CLASSIFICATION:
         return []
     try:
-        return end_tokens(model, tokenizer, task, saved.kind)
+        kept_apart = apart(tokenizer, error=AdapterError) if task == CAUSAL else tokenizer
+        return end_tokens(model, kept_apart, task, saved.kind)
     except (ValueError, TypeError) as e:
         raise AdapterError(
             f"no token is known that ends its answers: {e}",

@@ -8,8 +8,10 @@ __all__ = ['read_adapter', 'check_written', 'write_files', 'write_adapter']
 # %% ../../nbs/library/adapters/files.ipynb #i004
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
+import psutil
 import torch
 
 from .checks import AGAIN, check_config, check_origin, check_tensors
@@ -20,6 +22,7 @@ from tinyforge.folders import (
     PROVENANCE,
     as_folder,
     check_output,
+    plain_text,
     write_provenance,
     written_whole,
 )
@@ -29,7 +32,7 @@ def _read_object(file):
     "The JSON object in a file."
     folder = str(file.parent)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(plain_text(file))
     except (OSError, ValueError, RecursionError) as e:
         raise AdapterError(f"{file.name} cannot be read: {e}", folder, AGAIN) from None
     if not isinstance(content, dict):
@@ -67,15 +70,39 @@ def _is_tensors(content):
     return tensors and all(isinstance(name, str) for name in content)
 
 
+def _check_room(size, file):
+    "AdapterError for more bytes than there is memory."
+    free = psutil.virtual_memory().available
+    if size > free:
+        raise AdapterError(
+            f"{file.name} holds {size:,} bytes of tensors, and {free:,} bytes of memory are"
+            " free",
+            str(file.parent),
+            "free some memory; do not use it if it came from somebody whom you do not know",
+        )
+
+
+def _unpacked(file):
+    "Bytes of what is in a file, once it is read; torch's are archives."
+    size = file.stat().st_size
+    try:
+        with zipfile.ZipFile(file) as packed:
+            return max(size, sum(part.file_size for part in packed.infolist()))
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return size
+
+
 def _read_tensors(path):
     "A copy of the matrices in a folder."
     safe, pickled = path / "adapter_model.safetensors", path / "adapter_model.bin"
     file = safe if safe.is_file() else pickled
     if not file.is_file():
         raise AdapterError(f"holds no {safe.name}", str(path), AGAIN)
+    _check_room(_unpacked(file), file)
     tensors = _load_tensors(file)
     if not _is_tensors(tensors):
         raise AdapterError(f"{file.name} holds no tensors by name", str(path), AGAIN)
+    _check_room(sum(t.numel() * t.element_size() for t in tensors.values()), file)
     return {name: t.detach().clone() for name, t in tensors.items()}
 
 
@@ -83,7 +110,11 @@ def _read_template(path):
     "The chat template in a folder, if there is one."
     file, config = path / "chat_template.jinja", path / "tokenizer_config.json"
     if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
+        try:
+            return plain_text(file, "replace")
+        except OSError as e:
+            what = f"{file.name} cannot be read: {e.strerror}"
+            raise AdapterError(what, str(path), AGAIN) from None
     template = _read_object(config).get("chat_template") if config.is_file() else None
     return template if isinstance(template, str) else None
 

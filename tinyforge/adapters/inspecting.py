@@ -62,7 +62,7 @@ def _kinds_of(saved):
     for layer, f in saved.factors.items():
         place = one_line(re.sub(r"(^|\.)\d+(?=\.)", r"\1*", layer))
         kind = (place, f.r, f"{f.scale:g}", f"{f.A.shape[1]} -> {len(f.B)}")
-        sizes.setdefault(kind, []).append(f.delta().norm().item())
+        sizes.setdefault(kind, []).append(f.length())
     rows = [(*kind, len(of), f"{sum(of) / len(of):.3g}") for kind, of in sizes.items()]
     return [_KINDS, *rows] if rows else []
 

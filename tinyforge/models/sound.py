@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ModelError
+from ..folders import leads_out
 from .names import LFS_PULL, is_gguf, lfs_pointer
 
 # %% ../../nbs/library/models/sound.ipynb #y011
@@ -241,6 +242,9 @@ def check_tokenizer_files(
     folder = Path(location)
     if not folder.is_dir():
         return
+    for file in sorted(folder.glob("*.jinja")):
+        if leads_out(file):
+            _refuse(name, file.name, "is a link out of the folder", "copy the file there")
     for file in _TOKENIZER:
         if not (folder / file).exists():
             continue

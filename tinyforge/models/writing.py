@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 
 from ..compat import quiet
+from ..errors import ModelError
+from ..folders import leads_out
 from .names import is_gguf, model_location
 
 # %% ../../nbs/library/models/writing.ipynb #g011
@@ -78,7 +80,9 @@ def copy_processor(
     name,  # of a model: a local folder, or a Hub id
     folder: str | Path,  # exists
 ) -> list[str]:  # files that were copied
-    "Copy the settings of a model's processor, if it has one, beside what was written."
+    """Copy the settings of a model's processor, if it has one, beside what was written.
+
+    ModelError for one that is a link out of the model's folder: it may be anybody's file."""
     from transformers.utils import cached_file
 
     location = model_location(name)
@@ -93,6 +97,9 @@ def copy_processor(
     for file in _OF_A_PROCESSOR:
         with quiet():
             found = cached_file(location, file, **quiet_options)
+        if found and Path(location).is_dir() and leads_out(Path(found)):
+            do = "copy the file there"
+            raise ModelError(f"{file} is a link out of the folder", f"model {name}", do)
         if found and not Path(folder, file).exists():
             shutil.copy2(found, Path(folder, file))
             copied.append(file)
