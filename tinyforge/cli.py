@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'CommandParser', 'command_parser', 'add_model', 'chosen', 'in_shell_words', 'open_streams', 'drop_output',
-           'shows_colours', 'as_json', 'demo_command', 'params_command', 'name_values', 'as_typed', 'training_options',
-           'yaml_loader', 'read_settings', 'files_of', 'made_settings', 'train_command', 'unescaped', 'one_pair',
-           'add_pairs', 'add_base', 'add_whom', 'add_manner', 'add_drawing', 'check_whom', 'asked_model', 'manner_of',
-           'check_sorter', 'add_columns', 'columns_of', 'typed_line', 'typed_lines', 'prompts_of', 'answers_to',
-           'stream_answers', 'generate_parser', 'generate_command', 'Talk', 'begin_talk', 'chat_command',
-           'evaluate_command', 'run_data_check', 'data_parser', 'data_command', 'weighted', 'run_list', 'run_show',
-           'run_check', 'run_merge', 'run_combine', 'add_combine_options', 'adapters_parser', 'adapters_command',
-           'add_step_options', 'memory_command', 'ShowVersion', 'main_parser', 'carried_out', 'main']
+           'shows_colours', 'as_json', 'for_terminal', 'demo_command', 'params_command', 'name_values', 'as_typed',
+           'training_options', 'yaml_loader', 'read_settings', 'files_of', 'made_settings', 'train_command',
+           'unescaped', 'one_pair', 'add_pairs', 'add_base', 'add_whom', 'add_manner', 'add_drawing', 'check_whom',
+           'asked_model', 'manner_of', 'check_sorter', 'add_columns', 'columns_of', 'typed_line', 'typed_lines',
+           'prompts_of', 'answers_to', 'stream_answers', 'generate_parser', 'generate_command', 'Talk', 'begin_talk',
+           'chat_command', 'evaluate_command', 'run_data_check', 'data_parser', 'data_command', 'weighted', 'run_list',
+           'run_show', 'run_check', 'run_merge', 'run_combine', 'add_combine_options', 'adapters_parser',
+           'adapters_command', 'add_step_options', 'memory_command', 'ShowVersion', 'main_parser', 'carried_out',
+           'main']
 
 # %% ../nbs/library/cli.ipynb #i004
 import argparse
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
 
 import tinyforge
-from .errors import ConfigError, DataError, TinyforgeError
+from .errors import ConfigError, DataError, TinyforgeError, shown
 
 if TYPE_CHECKING:
     from tinyforge.generation.model import AdaptedModel
@@ -170,7 +171,16 @@ def as_json(
     "JSON on one line; with escapes where the output cannot show every letter."
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     plain = not encoding.lower().startswith("utf")
-    return json.dumps(value, ensure_ascii=plain, default=str)
+    text = json.dumps(value, ensure_ascii=plain, default=str)
+    acts = {letter for letter in set(text) if shown(letter) != letter}
+    return text.translate({ord(letter): f"\\u{ord(letter):04x}" for letter in acts})
+
+
+def for_terminal(
+    text: str,  # that a model wrote
+) -> str:
+    "A text as it is shown: on a terminal without what acts there, elsewhere as it is."
+    return shown(text) if sys.stdout.isatty() else text
 
 # %% ../nbs/library/cli.ipynb #k161
 def demo_command(args: Sequence[str]) -> None:
@@ -666,7 +676,8 @@ def generate_command(args: Sequence[str]) -> None:
     with redirect_stdout(sys.stderr):
         answers = list(answers_to(model, prompts, manner, sorts))
     for prompt, answer in answers:
-        print(as_json({"prompt": prompt, "answer": answer}) if given.json else answer)
+        asked = {"prompt": prompt, "answer": answer}
+        print(as_json(asked) if given.json else for_terminal(answer))
 
 # %% ../nbs/library/cli.ipynb #q161
 _HELP = """/system TEXT  begin with this system text; without TEXT: with none
@@ -727,13 +738,13 @@ class Talk:
     def ask(self, text: str) -> None:
         "Ask, print the answer while it is written, and keep both."
         if self.sorts:
-            return print(self.model.predict(text), flush=True)
+            return print(for_terminal(self.model.predict(text)), flush=True)
         asked = [*self.said, {"role": "user", "content": text}] if self.remembers else text
         pieces = []
         try:
             for piece in self.model.stream(asked, **self.manner):
                 pieces.append(piece)
-                print(piece, end="", flush=True)
+                print(for_terminal(piece), end="", flush=True)
         except KeyboardInterrupt:
             print(" (stopped)", end="", file=sys.stderr)
         print(flush=True)
@@ -776,7 +787,8 @@ def begin_talk(
     remembers = model.task == CAUSAL and kind == "chat"
     talk = Talk(model, manner, sorts, remembers)
     if talk.watched():
-        print(f"{model.active or model.model_name}; /help says what there is", file=sys.stderr)
+        who = shown(model.active or model.model_name)
+        print(f"{who}; /help says what there is", file=sys.stderr)
         with suppress(ImportError):
             import_module("readline")  # lines can be mended and called back
     if not remembers:

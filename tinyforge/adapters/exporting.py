@@ -32,7 +32,7 @@ from .store import Adapters
 from ..compat import quiet
 from ..data.chat import end_tokens
 from ..data.rendering import apart
-from ..errors import AdapterError, ConfigError, ModelError
+from ..errors import AdapterError, ConfigError, ModelError, shown
 from tinyforge.folders import (
     PROVENANCE,
     as_folder,
@@ -123,7 +123,8 @@ def _tokenizer_for(path, name, task, trust_remote_code=False):
     else:
         tokenizer = load_tokenizer(name, trust_remote_code)
     if task == CAUSAL and ensure_template(tokenizer):
-        print(f"{name} has no chat template: a plain one is saved, as it is used here")
+        plain = "has no chat template: a plain one is saved, as it is used here"
+        print(shown(f"{name} {plain}"))
     return tokenizer
 
 
@@ -268,7 +269,7 @@ def _in_four_bits(saved, name, probe, trust_remote_code=False):
     try:
         model = load_base(name, load_in_4bit=True, trust_remote_code=trust_remote_code)
     except ConfigError as e:  # bitsandbytes is missing here
-        print(f"not compared with the base in four bits: {e.what}")
+        print(shown(f"not compared with the base in four bits: {e.what}"))
         return None
     store = Adapters(model)
     store.add(saved, "it")

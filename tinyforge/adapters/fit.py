@@ -17,7 +17,7 @@ from torch import nn
 
 from .format import Factors, SavedAdapter, lengths
 from .patterns import check_steps
-from ..errors import AdapterError, ModelError
+from ..errors import AdapterError, ModelError, shown
 from ..folders import PROVENANCE
 from ..models.names import BASE, file_digest, same_model
 
@@ -224,10 +224,8 @@ def check_base(
             f" write its new name as base into {PROVENANCE}",
         )
     if saved.base and Path(saved.base).name != Path(base).name:
-        print(
-            f"{path}: its settings name {saved.base} as its base; on {base} it is right only"
-            " if that is the same model"
-        )
+        names = f"{path}: its settings name {saved.base} as its base; on {base} it is right"
+        print(shown(f"{names} only if that is the same model"))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from tinyforge.adapters.merging import (
     type_name,
 )
 from .updates import Slot, Switch, each_row
-from ..errors import AdapterError, ConfigError
+from ..errors import AdapterError, ConfigError, shown
 from ..folders import PROVENANCE, as_folder
 from ..models.loading import position_limit
 
@@ -206,7 +206,8 @@ class SavesAdapter:
         folder = as_folder(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         write_files(self.saved, folder)
-        print(f"{folder}: the adapter {self.name} is written, which is active; not its base")
+        written = f"{folder}: the adapter {self.name} is written"
+        print(shown(f"{written}, which is active; not its base"))
 
     def __deepcopy__(self, memo):  # a copy of the model is bare
         return getattr(memo.get(id(self.model)), "save_pretrained", None)
@@ -234,7 +235,7 @@ def _warn_of_base(model, prefix, keep_vars):
     saves = vars(model).get("save_pretrained")
     if isinstance(saves, SavesAdapter) and not prefix:
         warnings.warn(
-            f"state_dict holds the base without {saves.name}, the active adapter:"
+            f"state_dict holds the base without {shown(saves.name)}, the active adapter:"
             " save_pretrained writes the adapter, and merge puts it into the weights",
             stacklevel=3,
         )

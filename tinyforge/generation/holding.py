@@ -20,7 +20,7 @@ from ..adapters.fit import base_named_by, check_base
 from ..adapters.store import Adapters, key_of
 from ..compat import without_plans
 from ..data.chat import default_system
-from ..errors import AdapterError, ConfigError, ModelError
+from ..errors import AdapterError, ConfigError, ModelError, shown
 from ..folders import as_folder
 from tinyforge.models.loading import (
     LoadedBase,
@@ -222,7 +222,7 @@ class BaseWithAdapters:
         if self._reader and self._reader.task == CAUSAL:
             text = default_system(self._reader.tokenizer)
             parts += [f"system text of the chat template: {text!r}"] if text else []
-        return f"<{type(self).__name__}: {'; '.join(parts)}>"
+        return shown(f"<{type(self).__name__}: {'; '.join(parts)}>")
 
     @property
     def base(self) -> "PreTrainedModel | None":

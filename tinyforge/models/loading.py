@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..compat import brings_code, can_make, make_without_weights, quiet, to_mend
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError, ModelError, shown
 from tinyforge.folders import (
     PROVENANCE,
     check_output,
@@ -453,7 +453,8 @@ def _say_dequantised(name, model):
     bytes_here = sum(p.nbytes for p in model.parameters())
     file = Path(model_location(name))
     print(
-        f"{name}: the weights of the GGUF file are taken out of {tensor_types(file)} into"
+        f"{shown(name)}: the weights of the GGUF file are taken out of {tensor_types(file)}"
+        " into"
         f" {str(model.dtype).removeprefix('torch.')}: {bytes_here / 1e6:,.0f} MB of memory for"
         f" {file.stat().st_size / 1e6:,.0f} MB on disk"
     )
