@@ -7,6 +7,7 @@ __all__ = ['AGAIN', 'check_config', 'check_tensors', 'check_origin']
 
 # %% ../../nbs/library/adapters/checks.ipynb #i003
 import math
+import os
 from typing import NoReturn
 
 import torch
@@ -15,6 +16,7 @@ from .format import PARTS, SavedAdapter, layer_settings, split_name
 from .patterns import check_patterns, check_steps
 from ..errors import AdapterError
 from ..folders import PROVENANCE
+from ..reports import one_line
 from ..settings import number, one_of
 
 # %% ../../nbs/library/adapters/checks.ipynb #v022
@@ -23,6 +25,15 @@ AGAIN = "save or copy it again"  # what to do about files that are damaged
 
 def _is_text(value):
     return isinstance(value, str)
+
+
+def _is_name(value):
+    "Whether a value can be the name or the folder of a model."
+    if not isinstance(value, str) or one_line(value) != value:
+        return False
+    parts = value.split("/")
+    known = not parts[0].startswith("~") or os.path.expanduser(parts[0]) != parts[0]
+    return known and len(value) < 4096 and all(len(part.encode()) < 256 for part in parts)
 
 
 def _is_words(value):
@@ -50,7 +61,7 @@ def _is_rank(value):
 
 
 _TYPES = {
-    "base_model_name_or_path": _is_text,
+    "base_model_name_or_path": _is_name,
     "task_type": _is_text,
     "target_modules": _is_target,
     "exclude_modules": _is_target,
@@ -257,7 +268,7 @@ def _is_combination(value):
 
 
 _NOTED = {
-    "base": _is_text,
+    "base": _is_name,
     "kind": one_of("chat", "completion", "text", "label").fits,
     "classes": _is_words,
     "config": _is_mapping,

@@ -19,7 +19,7 @@ from .listing import AdapterTable, describe
 from ..errors import AdapterError, ModelError, TinyforgeError
 from ..folders import as_folder
 from ..models.names import is_gguf, model_location
-from ..reports import Report, megabytes
+from ..reports import Report, megabytes, one_line
 
 # %% ../../nbs/library/adapters/folder.ipynb #b4c588
 _WEIGHTS = ("adapter_model", "model", "pytorch_model")  # what files of weights are called
@@ -66,7 +66,7 @@ def _sums(bases, adapter_bytes, base_bytes):
     absent = [base for base, size in base_bytes.items() if size is None]
     if absent:
         together = f"{count} of {megabytes(adapters)} together"
-        return f"{together}; {absent[0]} is not on this machine"
+        return f"{together}; {one_line(absent[0])} is not on this machine"
     shared = sum(base_bytes.values())
     full = sum(base_bytes[base] for base in bases.values())
     return (

@@ -63,6 +63,8 @@ def _written(asked, most):
     except TemplateError as e:  # its own, from raise_exception, or about names
         kind = "refused" if type(e) is TemplateError else "failed"
         return {kind: f"{e}"[:1000]}
+    except MemoryError:
+        return {"greedy": True}
     except Exception as e:
         return {"failed": f"{type(e).__name__}: {e}"[:1000]}
     return {"text": text} if len(text) <= most else {"long": len(text)}
@@ -261,6 +263,8 @@ class Apart:
             raise TemplateError(answer["refused"])
         if "failed" in answer:
             raise TemplateFault(answer["failed"], self.error is AdapterError)
+        if "greedy" in answer:
+            raise self.refused("takes more memory than a template may")
         slow = "does not come to an end" if took >= usual else "ended the process that ran it"
         raise self.refused(slow)
 

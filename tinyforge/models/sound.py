@@ -27,6 +27,8 @@ def _file_fault(file):
         return f"is a link to {file.readlink()}, which is missing"
     if not file.exists():
         return "is missing"
+    if not file.is_file():
+        return "is no file"
     if not file.stat().st_size:
         return "is empty"
     return lfs_pointer(file)
