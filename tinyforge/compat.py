@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIED', 'PRIVATE_NAMES', 'PrivateName', 'missing_names', 'no_warnings', 'quiet', 'pattern_tree', 'stands_in_the_way',
-           'to_mend', 'attention_of', 'set_attention', 'configurations', 'can_make', 'brings_code',
+           'to_mend', 'attention_of', 'cache_name', 'set_attention', 'configurations', 'can_make', 'brings_code',
            'make_without_weights', 'forward_hooks', 'own_tensors', 'one_gpu_only', 'attention_in_rows', 'without_plans',
            'fake_tensor_mode', 'dispatch_mode', 'tensors_in', 'storage_key', 'operator_name', 'masks_replaced',
            'mask_builders']
@@ -183,6 +183,14 @@ def attention_of(
 ) -> str:  # "sdpa", "eager", "by_example" ...
     "The attention that a model uses."
     return config._attn_implementation
+
+
+def cache_name(
+    model,  # of transformers
+) -> str:  # "cache"; "past_key_values" in older versions
+    "What a model's forward pass and `generate` call the keys and values of what was read."
+    taken = inspect.signature(type(model).forward).parameters
+    return "cache" if "cache" in taken else "past_key_values"
 
 
 def set_attention(

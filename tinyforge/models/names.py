@@ -21,6 +21,7 @@ from pathlib import Path
 from ..compat import quiet
 from ..errors import ModelError
 from ..folders import sha256_of
+from ..folders import file_fault
 
 # %% ../../nbs/library/models/names.ipynb #s015
 def same_model(
@@ -36,11 +37,29 @@ def same_model(
 BASE = "tinyforge-base"
 
 
+_MOST = {".json": 1 << 28, ".jinja": 1 << 20}  # bytes, by the end of a file's name
+_MOST_OF_CONFIG = 1 << 25
+
+
+def _check_plain(folder, name):
+    "ModelError for what waits for ever to be read, or never ends, in a model's folder."
+    for file in folder.iterdir():
+        if file.is_dir() or file.name.startswith("."):
+            continue
+        most = _MOST.get(file.suffix, 1 << 62)
+        if file.name == "config.json":
+            most = _MOST_OF_CONFIG
+        if fault := file_fault(file, most):
+            do = "get the model again, from where it comes from"
+            raise ModelError(f"{file.name} {fault}", name, do)
+
+
 def _check_folder(
     folder: Path,  # that exists
     name: str,  # as it was given
 ):
-    "ModelError if a folder holds no model."
+    "ModelError if a folder holds no model, or what cannot be read."
+    _check_plain(folder, name)
     if (folder / "config.json").exists():
         return
     files = sorted(file.name for file in folder.glob("*.gguf"))

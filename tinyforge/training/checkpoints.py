@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, TinyforgeError, TrainingError
-from ..folders import locked, name_on_disk, on_disk, sha256_of, why
+from ..folders import locked, name_on_disk, on_disk, plain_text, sha256_of, why
 
 # %% ../../nbs/library/training/checkpoints.ipynb #k011
 @dataclass
@@ -100,13 +100,6 @@ def check_resume(
 LIST = "files.json"  # in a checkpoint: its files, each with its size and its SHA-256
 
 
-def _read(file):
-    "What a JSON file of a checkpoint says; OSError for what is no file, such as a pipe."
-    if not file.is_file():
-        raise OSError("it is missing, or is no file")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
 def _listed(checkpoint):
     "The files of a checkpoint: name -> bytes, SHA-256."
     files = [p for p in sorted(checkpoint.rglob("*")) if p.is_file() and p.name != LIST]
@@ -121,7 +114,7 @@ def check_whole(
 ) -> None:
     "TrainingError if a file of a checkpoint is missing or is not as it was written."
     try:
-        wanted = _read(checkpoint / LIST)
+        wanted = json.loads(plain_text(checkpoint / LIST))
         there = _listed(checkpoint)
         wrong = [f"{name} is missing" for name in wanted if name not in there]
         wrong += [f"{name} has changed" for name in there if there[name] != wanted.get(name)]
@@ -140,7 +133,7 @@ def read_progress(
 ) -> Progress:
     "How far a run was; TrainingError if its file cannot be read."
     try:
-        told = _read(checkpoint / "run.json")
+        told = json.loads(plain_text(checkpoint / "run.json"))
         found, usual = Progress(**told), vars(Progress({}))
         odd = [k for k, v in usual.items() if not isinstance(getattr(found, k), type(v))]
         if odd:
