@@ -27,6 +27,7 @@ from tinyforge.folders import (
     PROVENANCE,
     as_folder,
     check_output,
+    file_fault,
     leads_out,
     read_provenance,
     written_whole,
@@ -416,14 +417,15 @@ def _tokenizer_files(folder):
 
 
 def _to_copy(folder):
-    "The files of a tokenizer; AdapterError for a link, which may lead to anybody's file."
+    "The files of a tokenizer; AdapterError for a link to anybody's file, or one without end."
     files = _tokenizer_files(folder)
     for file in files:
-        if leads_out(file):
+        fault = "is a link out of the folder" if leads_out(file) else file_fault(file, 1 << 28)
+        if fault:
             raise AdapterError(
-                f"{file.name} is a link out of the folder, and would be copied",
+                f"{file.name} {fault}, and would be copied",
                 str(folder),
-                "copy the file there, or take the link away",
+                "get the file again, or take it away",
             )
     return files
 

@@ -224,8 +224,8 @@ def check_base(
             f" write its new name as base into {PROVENANCE}",
         )
     if saved.base and Path(saved.base).name != Path(base).name:
-        names = f"{path}: its settings name {saved.base} as its base; on {base} it is right"
-        print(shown(f"{names} only if that is the same model"))
+        said = f"{path}: its settings name {saved.base} as its base; on {base} it is right"
+        print(shown(f"{said} only if that is the same model"))
 
 
 @contextmanager

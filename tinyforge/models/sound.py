@@ -244,9 +244,9 @@ def check_tokenizer_files(
     folder = Path(location)
     if not folder.is_dir():
         return
-    for file in sorted(folder.glob("*.jinja")):
-        if leads_out(file):
-            _refuse(name, file.name, "is a link out of the folder", "copy the file there")
+    for template in sorted(folder.glob("*.jinja")):
+        if leads_out(template):
+            _refuse(name, template.name, "is a link out of the folder", "copy the file there")
     for file in _TOKENIZER:
         if not (folder / file).exists():
             continue
