@@ -11,6 +11,7 @@ from checkout import ROOT, settings
 PACKAGE = settings()["lib_path"]
 LAYERS = [  # from the ground up; what stands on one line may not import its neighbours
     {"errors"},
+    {"paths"},
     {"reports", "settings", "folders", "compat", "figures"},
     {"models"},
     {"data"},

@@ -301,19 +301,20 @@ def read_settings(
 ) -> dict[str, Any]:  # field of `TrainingConfig` -> value
     "The settings in a file; ConfigError for what is no mapping, and for unknown fields."
     import yaml
+    from tinyforge.paths import as_path
     from tinyforge.settings import check_names
     from tinyforge.training.config import THEIRS, to_trainer_args
 
     where = f"--config {path}"
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-        found = yaml.load(text, yaml_loader())
+        file = as_path(path, ConfigError, where)
+        found = yaml.load(file.read_text(encoding="utf-8"), yaml_loader())
     except FileNotFoundError:
         raise ConfigError("there is no such file", where, "check the path") from None
     except (OSError, UnicodeDecodeError) as e:
         reason = getattr(e, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"cannot be read: {reason}", where, "name a text file") from None
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # a date that is none, say
         raise ConfigError(f"is not YAML: {e}", where, "write a line: name: value") from None
     if found is None:
         raise ConfigError("is empty", where, "write each setting on a line: name: value")
@@ -1160,11 +1161,14 @@ def main(
             return carried_out(sys.argv[1:] if args is None else list(args))
         finally:
             sys.stdout.flush()  # also after --help, which ends by SystemExit
+            sys.stderr.flush()
     except OSError as e:
         gone = e.errno in _LEFT or (os.name == "nt" and e.errno == errno.EINVAL)
         if not gone and e.errno not in _FULL:
             raise
         if not gone:
-            print(f"tinyforge: the output cannot be written: {e.strerror}", file=sys.stderr)
+            with suppress(OSError):  # it may be the error output that is full
+                said = f"tinyforge: the output cannot be written: {e.strerror}"
+                print(said, file=sys.stderr, flush=True)
         drop_output()
         return 141 if gone else 1  # 141: as shells say it of what a closed pipe ended

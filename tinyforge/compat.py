@@ -130,10 +130,7 @@ def pattern_tree(
     pattern: str,  # a regular expression
 ):  # pairs of an operator, whose `name` says what it is, and what it holds
     "What a regular expression is made of, as Python reads it; re.error if it is none."
-    try:
-        from re import _parser as parser
-    except ImportError:  # Python 3.10
-        import sre_parse as parser
+    parser = getattr(re, "_parser", None) or import_module("sre_parse")  # as in Python 3.10
     return parser.parse(pattern)
 
 # %% ../nbs/library/compat.ipynb #e002

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import tinyforge
+from .errors import ConfigError
 
 # %% ../nbs/library/demo.ipynb #c008
 FOLDER = "tinyforge-demo"  # if none is named
@@ -130,9 +131,10 @@ def free_folder(
     "The folder of a demonstration: where none was named and there is one, another."
     from tinyforge.data.shipped import DATASETS
     from tinyforge.folders import is_taken, numbered_names
+    from tinyforge.paths import expanded
 
     if str(folder) != FOLDER:
-        return Path(folder).expanduser()
+        return expanded(folder, ConfigError)
     places = map(Path, numbered_names(FOLDER))
     return next(p for p in places if not any(is_taken(p / name) for name in DATASETS))
 

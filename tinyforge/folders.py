@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'PROVENANCE', 'LOGS', 'plain_text', 'leads_out', 'file_fault', 'as_folder', 'versions',
-           'write_provenance', 'read_provenance', 'on_disk', 'name_on_disk', 'sha256_of', 'why', 'lock_of', 'locked',
-           'check_output', 'mend', 'written_whole', 'check_no_result', 'is_taken', 'numbered_names']
+           'write_provenance', 'read_provenance', 'on_disk', 'name_on_disk', 'sha256_of', 'why', 'writing', 'lock_of',
+           'locked', 'check_output', 'mend', 'written_whole', 'check_no_result', 'is_taken', 'numbered_names']
 
 # %% ../nbs/library/folders.ipynb #i002
 import ctypes
@@ -27,7 +27,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import tinyforge
-from .errors import AdapterError, ConfigError
+from .errors import AdapterError, ConfigError, TinyforgeError
+from .paths import as_path, words_of
 
 # %% ../nbs/library/folders.ipynb #o004
 MOST_BYTES = 8 << 20  # of a file of settings, of notes, or with a chat template
@@ -86,7 +87,7 @@ def as_folder(
         raise AdapterError(
             f"a {type(path).__name__} is not a folder", do="pass the path of an adapter"
         )
-    return Path(path).expanduser()
+    return as_path(path, AdapterError)
 
 
 def versions() -> dict[str, str]:  # package -> version
@@ -162,17 +163,42 @@ def sha256_of(
     return digest.hexdigest()
 
 
+def _is_of_writing(error):
+    "Whether an error may come from a library that writes files."
+    by_name = "safetensor" in type(error).__name__.lower()
+    return isinstance(error, (RuntimeError, OSError)) or by_name
+
+
 def why(
     error: BaseException,  # that stopped something from being written
-    folder,  # where
+    folder,  # that was written to; it may be gone
 ) -> str:
     "The system's words for it; libraries that write by themselves hide them."
-    said = getattr(error, "strerror", None)
-    from_writing = isinstance(error, (RuntimeError, OSError))
-    from_writing = from_writing or "safetensor" in type(error).__name__.lower()
-    if not said and from_writing and shutil.disk_usage(folder).free < 2**20:
-        return "No space left on device"
-    return said or (str(error).splitlines() or [type(error).__name__])[0]
+    said = words_of(error)
+    if getattr(error, "strerror", None) or not _is_of_writing(error):
+        return said
+    place = Path(folder).absolute()
+    while not place.exists():  # it was taken away, or never made: then what it would lie in
+        place = place.parent
+    if shutil.disk_usage(place).free < 2**20:
+        return os.strerror(errno.ENOSPC)
+    return said
+
+# %% ../nbs/library/folders.ipynb #d005
+@contextmanager
+def writing(
+    kind: type[TinyforgeError],  # of the error
+    where: str,  # for the message
+    folder,  # that is written to
+    do: str = "make room, or choose another folder",
+) -> Iterator[None]:
+    "While it lasts, a file that cannot be written is an error of one kind."
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, RuntimeError) or not _is_of_writing(e):
+            raise
+        raise kind(f"cannot be written: {why(e, folder)}", where, do) from e
 
 # %% ../nbs/library/folders.ipynb #l002
 def lock_of(

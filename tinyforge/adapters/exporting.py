@@ -43,6 +43,7 @@ from tinyforge.folders import (
     versions,
     why,
     write_provenance,
+    writing,
     written_whole,
 )
 from ..models.loading import ensure_template, load_base, load_tokenizer, usual_dtype
@@ -212,7 +213,7 @@ def _write(merge, folder):
             _edit(folder / "generation_config.json", eos_token_id=end, pad_token_id=fill)
     except (OSError, SafetensorError, RuntimeError) as e:
         raise ConfigError(
-            f"the model cannot be written: {why(e, folder.parent)}",
+            f"the model cannot be written: {why(e, folder)}",
             "merge_adapter",
             "make room, or choose another folder",
         ) from e
@@ -302,6 +303,7 @@ def merge_adapter(
     cannot be merged or does not fit, ModelError for its base, ConfigError for the folder, the
     dtype and the probe."""
     path, key, saved = as_folder(path), str(path), read_adapter(path)
+    output_dir = as_folder(output_dir)
     trust = {"trust_remote_code": trust_remote_code}
     name, saved = _base_for(saved, model_name, key, **trust)
     check_output(output_dir, use_lora=False, model_name=name)
@@ -323,7 +325,8 @@ def merge_adapter(
     report.ends = tokenizer.convert_ids_to_tokens(ends)
     if four_bits is not None:
         report.four_bits = (four_bits - merged).abs().max().item()
-    with written_whole(output_dir) as new:
+    where = f"output_dir {str(output_dir)!r}"
+    with writing(ConfigError, where, output_dir), written_whole(output_dir) as new:
         _write(Merge(model, tokenizer, saved, report, ends), new)
         del store, model  # or two models would be in memory
         again = _read_again(new, inputs, merged, dtype, **options)

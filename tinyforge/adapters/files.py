@@ -24,16 +24,23 @@ from tinyforge.folders import (
     check_output,
     plain_text,
     write_provenance,
+    writing,
     written_whole,
 )
+from ..paths import reads, usual_mode
 
 # %% ../../nbs/library/adapters/files.ipynb #v019
 def _read_object(file):
     "The JSON object in a file."
     folder = str(file.parent)
     try:
+<<<<<<< /tmp/tmpaum78ukv.txt
         content = json.loads(plain_text(file))
     except (OSError, ValueError, RecursionError) as e:
+=======
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+>>>>>>> /tmp/tmpj48fhu5x.txt
         raise AdapterError(f"{file.name} cannot be read: {e}", folder, AGAIN) from None
     if not isinstance(content, dict):
         found = type(content).__name__
@@ -46,6 +53,7 @@ def _load_tensors(file):
     from safetensors.torch import load_file
 
     folder = str(file.parent)
+    file.open("rb").close()  # safetensors would say of a file that may not be read: it is gone
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -119,6 +127,7 @@ def _read_template(path):
     return template if isinstance(template, str) else None
 
 # %% ../../nbs/library/adapters/files.ipynb #v028
+@reads(AdapterError)
 def read_adapter(
     path,  # folder, as saved by `train` or by PEFT
 ) -> SavedAdapter:
@@ -178,6 +187,7 @@ def write_files(
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in saved.tensors.items()}
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    usual_mode(folder)
     if saved.origin:
         write_provenance(folder, saved.origin)
     check_written(folder, saved.tensors)
@@ -192,5 +202,5 @@ def write_adapter(
     check_config(saved.config, str(path))
     check_tensors(saved, str(path))
     check_output(path)
-    with written_whole(path) as new:
+    with writing(AdapterError, str(path), path), written_whole(path) as new:
         write_files(saved, new)

@@ -20,6 +20,7 @@ from .patterns import check_steps
 from ..errors import AdapterError, ModelError, shown
 from ..folders import PROVENANCE
 from ..models.names import BASE, file_digest, same_model
+from ..paths import is_there
 
 # %% ../../nbs/library/adapters/fit.ipynb #v1008
 _RULES = (
@@ -199,7 +200,7 @@ def check_fit(
 # %% ../../nbs/library/adapters/fit.ipynb #s015
 def _has_moved(recorded, base):
     "Whether a base that is nowhere here by its old name may be the one at `base`."
-    if Path(recorded).expanduser().exists() or not Path(base).expanduser().exists():
+    if is_there(recorded) or not is_there(base):
         return False
     return recorded != BASE  # its shapes are compared, and its other name is said
 
@@ -237,7 +238,7 @@ def base_named_by(
     try:
         yield
     except ModelError as e:
-        if adapter is None or base == BASE or Path(base).expanduser().exists():
+        if adapter is None or base == BASE or is_there(base):
             raise
         raise AdapterError(
             f"its base {base} is not here: {e.what}",

@@ -123,8 +123,8 @@ def _stays(place, root, directly=False):
         if directly:
             return place.resolve() == root / place.name
         return all(p.resolve().is_relative_to(root) for p in (place, *place.iterdir()))
-    except (OSError, RuntimeError):
-        return False  # it may not be read, or its links go round in a circle
+    except (OSError, RuntimeError, ValueError):
+        return False  # it may not be read, links go in a circle, no name is like this
 
 
 def _holds_adapter(place):

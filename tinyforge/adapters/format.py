@@ -8,11 +8,11 @@ __all__ = ['PREFIX', 'PARTS', 'lengths', 'place_of', 'Factors', 'stack', 'Update
 
 # %% ../../nbs/library/adapters/format.ipynb #i002
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -441,7 +441,8 @@ class SavedAdapter:
         if not written or not isinstance(written, str):
             return noted
         written = known_name(written)
-        moved = noted and not Path(noted).expanduser().is_dir() and Path(written).is_dir()
+        is_here = noted and os.path.isdir(os.path.expanduser(noted))
+        moved = noted and not is_here and os.path.isdir(written)
         return written if moved or not noted else noted
 
     @property

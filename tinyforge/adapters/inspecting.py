@@ -23,7 +23,7 @@ from .merging import logits_on, probe_of
 from .store import Adapters
 from ..compat import quiet
 from ..errors import AdapterError, ConfigError
-from ..folders import PROVENANCE, as_folder, write_provenance
+from ..folders import PROVENANCE, as_folder, write_provenance, writing
 from ..models.loading import load_base, position_limit
 from ..reports import Report, html_table, one_line, text_table
 from ..settings import whole_number
@@ -245,6 +245,7 @@ def note_score(
             str(path),
             "mend or remove that entry: it should hold numbers between 0 and 1, by name",
         )
-    with tempfile.TemporaryDirectory(prefix=".tinyforge-", dir=path) as new:
-        write_provenance(new, {**origin, "score": {**known, **scores}})
-        (Path(new) / PROVENANCE).replace(path / PROVENANCE)
+    with writing(AdapterError, str(path), path, do="make room, or get the right to write"):
+        with tempfile.TemporaryDirectory(prefix=".tinyforge-", dir=path) as new:
+            write_provenance(new, {**origin, "score": {**known, **scores}})
+            (Path(new) / PROVENANCE).replace(path / PROVENANCE)

@@ -29,6 +29,7 @@ from .messages import is_message
 from .rows import UnusableRow
 from .shapes import KNOWN
 from ..errors import DataError
+from ..paths import expanded, reads, words_of
 
 # %% ../../nbs/library/data/files.ipynb #96fa20
 DATA = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz")
@@ -41,6 +42,7 @@ def is_path(
     return isinstance(data, (str, os.PathLike))
 
 
+@reads(DataError)
 def _inside(folder):
     "What to do about a folder: the data files in it are named."
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
@@ -84,9 +86,12 @@ def _found(data):
     name = os.fsdecode(os.fspath(data))
     if not name:
         raise DataError("is an empty text, not the path of a file", "data", "pass its path")
-    path = Path(name).expanduser()
+    path = expanded(name, DataError)
     try:
         exists = path.exists()
+    except PermissionError as e:
+        do = "see to it that you may enter the folders in its path"
+        raise DataError(f"cannot be read: {words_of(e)}", name, do) from None
     except (OSError, ValueError):
         exists = False
     if exists and path.is_dir():
@@ -94,7 +99,7 @@ def _found(data):
     if exists:
         return [path]
     matching = [] if "\0" in name else sorted(map(Path, glob(str(path), recursive=True)))
-    matching = [match for match in matching if match.is_file()]
+    matching = [match for match in matching if os.path.isfile(match)]
     if matching:
         return matching
     if re.search(r"[*?\[]", name) and name.lstrip()[:1] not in ("{", "["):

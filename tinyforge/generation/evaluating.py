@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compute.head import token_losses
@@ -32,6 +31,7 @@ from ..figures import GREY, style
 from .prompts import Beside, is_chat, system_of
 from ..models.loading import LoadedBase, position_limit
 from ..models.tasks import CAUSAL, Task
+from ..paths import as_path
 from ..reports import Report, html_table, kind_of, text_table
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def read_prompts(
     columns: Mapping | None = None,  # their names of columns -> ours
 ) -> list[tuple[Any, dict]]:  # prompts, each with its options of the chat template
     "The prompts in a file; DataError if it cannot be read, or holds none."
-    file = Path(path).expanduser()
+    file = as_path(path, DataError)
     if not file.exists():
         raise DataError("there is no such file", str(path), "check the path")
     found: list[tuple[Any, dict]] = []

@@ -11,7 +11,6 @@ import os
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 
@@ -31,6 +30,7 @@ from tinyforge.models.loading import (
 from ..models.names import BASE, known_shapes, model_config
 from ..models.parameters import count_parameters
 from ..models.tasks import CAUSAL, CLASSIFICATION, Task, task_of
+from ..paths import as_path, reads
 from ..reports import say
 
 if TYPE_CHECKING:
@@ -115,16 +115,17 @@ def check_sorts(
     raise ConfigError(f"{name} {does}", call, f"call {other}")
 
 # %% ../../nbs/library/generation/holding.ipynb #d037
+@reads(AdapterError)
 def _is_model(name):
     "Whether a name stands for a model by itself, and not for an adapter's folder."
-    folder = Path(name).expanduser()
+    folder = as_path(name, AdapterError)
     if str(name) == BASE or (folder.is_file() and folder.suffix == ".gguf"):
         return True
     if folder.exists():
         has_adapter = (folder / "adapter_config.json").exists()
         return (folder / "config.json").exists() and not has_adapter
     owner, _, rest = str(name).partition("/")
-    on_the_hub = owner.strip(".~") and rest and "/" not in rest and not Path(owner).exists()
+    on_the_hub = owner.strip(".~") and rest and "/" not in rest and not os.path.exists(owner)
     return bool(on_the_hub) or str(name) in known_shapes()
 
 
@@ -149,6 +150,7 @@ def base_and_adapter(
     return base, str(name)
 
 
+@reads(AdapterError)
 def holds_adapter(
     name,  # of an adapter, or a folder
 ) -> bool:

@@ -18,8 +18,8 @@ def loadable_name(
     "What `from_pretrained` takes for a model, in whichever folder it is called."
     if known_name(name) == BASE:
         return Path(model_location(BASE)).resolve().as_posix()
-    folder = Path(name).expanduser()
-    return folder.resolve().as_posix() if folder.is_dir() else str(name)
+    folder = os.path.expanduser(name)
+    return Path(folder).resolve().as_posix() if os.path.isdir(folder) else str(name)
 
 
 def known_name(

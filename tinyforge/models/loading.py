@@ -11,6 +11,7 @@ __all__ = ['FOUR_BITS', 'PLAIN_TEMPLATE', 'KINDS', 'skeleton', 'without_weights'
 # %% ../../nbs/library/models/loading.ipynb #i002
 import copy
 import json
+import os
 import re
 import threading
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from ..compat import brings_code, can_make, make_without_weights, quiet, to_mend
 from ..errors import ConfigError, ModelError, shown
 from tinyforge.folders import (
     PROVENANCE,
+    as_folder,
     check_output,
     read_provenance,
     write_provenance,
+    writing,
     written_whole,
 )
 from tinyforge.models.names import (
@@ -574,8 +577,8 @@ def kind_noted(
     name,  # of a model
 ) -> str:  # one of `KINDS`
     "The kind of text that a base was trained on in full: chat if its folder does not say."
-    file = Path(name).expanduser() / PROVENANCE
-    if not file.is_file():
+    file = Path(os.path.expanduser(name)) / PROVENANCE
+    if not os.path.isfile(file):
         return "chat"
     kind = read_provenance(file.parent).get("kind")
     if kind not in KINDS:
@@ -636,14 +639,15 @@ def resize_embeddings(
     tokenizer=None,  # with more tokens; the model's own if missing
 ):  # the new base, in memory
     "Write a base with a row for each token; ConfigError if the folder cannot be used."
-    tokenizer = tokenizer or load_tokenizer(name)
+    folder, tokenizer = as_folder(folder), tokenizer or load_tokenizer(name)
     check_output(folder, use_lora=False, model_name=str(name))
     model = load_base(name)
     rows = max(tokenizer.get_vocab().values()) + 1
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         model.resize_token_embeddings(max(rows, model.get_input_embeddings().num_embeddings))
-    with written_whole(folder) as new:
+    where = f"output_dir {str(folder)!r}"
+    with writing(ConfigError, where, folder), written_whole(folder) as new:
         save_model(model, new)
         save_tokenizer(tokenizer, new)
         write_provenance(new, {"base": str(name), "kind": kind_noted(name), "rows": rows})

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import ModelError
 from ..folders import leads_out
 from .names import LFS_PULL, is_gguf, lfs_pointer
+from ..paths import reads
 
 # %% ../../nbs/library/models/sound.ipynb #y011
 AGAIN = "get this file again, from where the model comes from"
@@ -169,6 +170,7 @@ def weight_files(
     return ()
 
 
+@reads(ModelError, place=1, called="model {}")
 def check_weights(
     location: str,  # from `model_location`
     name,  # as it was given, for the message
@@ -210,6 +212,7 @@ def _heads(folder):
         yield from (folder / file for file in sorted(set(places.values())))
 
 
+@reads(ModelError, place=1, called="model {}")
 def check_shapes(
     location: str,  # from `model_location`
     name,  # as it was given, for the message
@@ -236,6 +239,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 _NEED_NO_FILE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # read bytes
 
 
+@reads(ModelError, place=1, called="model {}")
 def check_tokenizer_files(
     location: str,  # from `model_location`
     name,  # as it was given, for the message

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..compat import quiet
 from ..errors import ModelError
 from ..folders import leads_out
+from ..paths import usual_mode
 from .names import is_gguf, model_location
 
 # %% ../../nbs/library/models/writing.ipynb #g011
@@ -66,6 +67,7 @@ def save_model(
     "Write a model so that both generations of transformers read it."
     with quiet():
         model.save_pretrained(folder)
+    usual_mode(Path(folder))
     _changed(Path(folder, "config.json"), _older_model)
 
 # %% ../../nbs/library/models/writing.ipynb #g031
