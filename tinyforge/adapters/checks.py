@@ -166,6 +166,8 @@ def _parts_of(saved, refuse):
                 f"{twin} and {name} are the same part of {layer}",
                 "take one of them out of the file",
             )
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            refuse(f"{name} is no plain matrix: it is sparse, nested or has no content", AGAIN)
         if tensor.dtype not in _FLOATS:
             refuse(
                 f"{name} holds {tensor.dtype}, not floating-point numbers of 16, 32 or 64"
@@ -233,15 +235,20 @@ def check_tensors(
         refuse(f"does nothing: every {what} is zero", "train it first")
 
 # %% ../../nbs/library/adapters/checks.ipynb #v050
+def _is_figure(value):
+    "Whether a number can be computed with and shown: JSON knows some of any length."
+    return isinstance(value, float) or isinstance(value, int) and abs(value) < 1e30
+
+
 def _is_figures(value):
     return isinstance(value, dict) and all(
-        isinstance(x, (int, float)) and math.isfinite(x) for x in value.values()
+        _is_figure(x) and math.isfinite(x) for x in value.values()
     )
 
 
 def _is_pairs(value):
     return isinstance(value, list) and all(
-        isinstance(p, list) and len(p) == 2 and isinstance(p[1], (int, float)) for p in value
+        isinstance(p, list) and len(p) == 2 and _is_figure(p[1]) for p in value
     )
 
 
@@ -252,7 +259,7 @@ def _is_mapping(value):
 def _is_data(value):
     if not isinstance(value, dict) or not isinstance(value.get("file"), str):
         return False
-    return isinstance(value.get("examples"), int)
+    return _is_whole(value.get("examples")) and _is_figure(value["examples"])
 
 
 def _is_result(value):
@@ -264,7 +271,7 @@ def _is_result(value):
 def _is_combination(value):
     if not isinstance(value, dict) or not _is_pairs(value.get("parts")):
         return False
-    return isinstance(value.get("error") or 0, (int, float))
+    return _is_figure(value.get("error") or 0)
 
 
 _NOTED = {

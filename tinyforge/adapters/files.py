@@ -9,6 +9,8 @@ __all__ = ['read_adapter', 'check_written', 'write_files', 'write_adapter']
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,7 @@ import torch
 
 from .checks import AGAIN, check_config, check_origin, check_tensors
 from .format import SavedAdapter
-from ..errors import AdapterError
+from ..errors import AdapterError, TinyforgeError
 from ..models.lasting import loadable_name
 from tinyforge.folders import (
     PROVENANCE,
@@ -27,20 +29,15 @@ from tinyforge.folders import (
     writing,
     written_whole,
 )
-from ..paths import reads, usual_mode
+from ..paths import reading, usual_mode
 
 # %% ../../nbs/library/adapters/files.ipynb #v019
 def _read_object(file):
     "The JSON object in a file."
     folder = str(file.parent)
     try:
-<<<<<<< /tmp/tmpaum78ukv.txt
         content = json.loads(plain_text(file))
     except (OSError, ValueError, RecursionError) as e:
-=======
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:
->>>>>>> /tmp/tmpj48fhu5x.txt
         raise AdapterError(f"{file.name} cannot be read: {e}", folder, AGAIN) from None
     if not isinstance(content, dict):
         found = type(content).__name__
@@ -127,7 +124,25 @@ def _read_template(path):
     return template if isinstance(template, str) else None
 
 # %% ../../nbs/library/adapters/files.ipynb #v028
-@reads(AdapterError)
+def _understood(read: Callable[..., SavedAdapter]) -> Callable[..., SavedAdapter]:
+    "The same function, for which whatever else goes wrong is an AdapterError."
+
+    @wraps(read)
+    def checked(path):
+        with reading(AdapterError, str(path)):
+            try:
+                return read(path)
+            except (TinyforgeError, OSError, MemoryError):
+                raise
+            except Exception as e:  # files can be wrong in more ways than anyone thinks of
+                said = (str(e).splitlines() or [""])[0]
+                what = f"its files cannot be understood: {type(e).__name__}: {said}"
+                raise AdapterError(what, str(path), AGAIN) from e
+
+    return checked
+
+
+@_understood
 def read_adapter(
     path,  # folder, as saved by `train` or by PEFT
 ) -> SavedAdapter:

@@ -201,8 +201,18 @@ def check_adapter(
             where,
             "train it again with a smaller learning rate, or look at how it was made",
         )
-    with quiet():
-        peft = PeftModel.from_pretrained(model, str(as_folder(path))).eval()
+    try:
+        with quiet():
+            peft = PeftModel.from_pretrained(model, str(as_folder(path))).eval()
+    except MemoryError:
+        raise
+    except Exception as e:  # settings that only PEFT reads, each with an error of its own
+        said = (str(e).splitlines() or [""])[0]
+        raise AdapterError(
+            f"PEFT cannot load it: {type(e).__name__}: {said}",
+            where,
+            "mend that entry of adapter_config.json, or save it again",
+        ) from e
     change, off = _check_effect(plain, mine, logits_on(peft, asked), where)
     widest = max(sizes, key=sizes.get)
     return AdapterCheck(

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from .files import data_files, file_records, is_path
 from .iterables import called, mappings
 from .messages import conversation as conversation
-from .rows import Problem, Row, UnusableRow
-from .rows import advice as advice
-from .rows import describe_problems as describe_problems
-from .shapes import RowReader
-from .shapes import shape_of as shape_of
-from .shapes import to_row as to_row
+from tinyforge.data.rows import (
+    Problem,
+    Row,
+    UnusableRow,
+    advice as advice,
+    describe_problems as describe_problems,
+)
+from .shapes import RowReader, shape_of as shape_of, to_row as to_row
 from ..errors import DataError
 
 # %% ../../nbs/library/data/records.ipynb #c008

@@ -16,7 +16,7 @@ import torch
 from ..compat import cache_name, quiet
 from ..data.batches import on_device, pad_texts
 from ..data.chat import IGNORED, Example, end_tokens
-from ..errors import ConfigError
+from ..errors import ConfigError, TinyforgeError
 from .beginnings import Beginning
 from .prompts import Question
 from ..models.loading import LoadedBase, position_limit
@@ -118,6 +118,17 @@ def seeded(
         yield
 
 # %% ../../nbs/library/generation/answering.ipynb #a021
+_OWN = {"max_new_tokens", "do_sample", "streamer", "stopping_criteria"}
+
+
+def _is_of_options(error, options):
+    "Whether an error is one of the options, and not of the model or the machine."
+    if isinstance(error, (TypeError, ValueError, AttributeError, ZeroDivisionError)):
+        return True
+    no_memory = isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
+    return bool(options.keys() - _OWN) and not no_memory
+
+
 def answer(
     model,  # that answers: the base, or what stands around it
     loaded: LoadedBase,
@@ -146,9 +157,11 @@ def answer(
             options = {**options, "stopping_criteria": criteria}
         usual = {"do_sample": False, "eos_token_id": ends}
         written = model.generate(**{**usual, **batch, **options})
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as e:
+    except Exception as e:  # transformers looks at few options before it uses them
+        if isinstance(e, (TinyforgeError, MemoryError)) or not _is_of_options(e, options):
+            raise
         raise ConfigError(
-            str(e).splitlines()[0],
+            (str(e).splitlines() or [type(e).__name__])[0],
             "generate",
             "see transformers.GenerationConfig for what there is",
         ) from e

@@ -39,6 +39,11 @@ _SET_HERE = {
     "streamer": "call stream",
     "tokenizer": "leave it out: the model's own is used",
 }
+_NOT_HERE = {  # what would change the base, or run code from elsewhere
+    "assistant_early_exit": "cuts layers off the base itself, for all answers after it",
+    "custom_generate": "loads code and runs it",
+    "trust_remote_code": "lets generate load code and run it",
+}
 _IGNORED_HERE = ("max_length", "generation_config", "return_dict_in_generate")
 _CALLED_HERE = {  # what other programs call it -> what to pass
     "max_tokens": "max_new_tokens",
@@ -64,15 +69,21 @@ def _refuse(name, what, do):
     raise ConfigError(f"{name} {what}", "generate", do)
 
 
+def _is_one(value):
+    return isinstance(value, (int, float)) and value == 1
+
+
 def _check_names(options):
     "ConfigError for an option that is set here, is ignored here, or has another name here."
-    if options.get("num_return_sequences", 1) != 1 or options.get("n", 1) != 1:
+    if not (_is_one(options.get("num_return_sequences", 1)) and _is_one(options.get("n", 1))):
         name = "n" if "n" in options else "num_return_sequences"
         do = "repeat the prompt, with a temperature"
         _refuse(name, "asks for several answers to a prompt", do)
     for name in options:
         if name in _SET_HERE:
             _refuse(name, "is set here", _SET_HERE[name])
+        if name in _NOT_HERE:
+            _refuse(name, _NOT_HERE[name], "leave it out")
         if name in _CALLED_HERE:
             raise ConfigError(
                 f"there is no option {name!r}", "generate", f"pass {_CALLED_HERE[name]}"
@@ -315,6 +326,17 @@ def is_chat(
     return is_list and all(isinstance(message, Mapping) for message in value)
 
 
+def _are_several(prompts):
+    "Whether something can be gone through; a tensor that is a number cannot."
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (Mapping, bytes)):
+        return False
+    try:
+        iter(prompts)
+    except TypeError:
+        return False
+    return True
+
+
 def listed(
     prompts: Prompt | Iterable[Prompt] | None,  # None is refused
 ) -> tuple[list, bool]:  # prompts; whether it was one alone
@@ -326,7 +348,7 @@ def listed(
         do = 'pass its "messages"'
     elif isinstance(prompts, Mapping) and {"role", "content"} <= prompts.keys():
         do = "a message alone is no chat: pass a list with it"
-    elif isinstance(prompts, Iterable) and not isinstance(prompts, (Mapping, bytes)):
+    elif _are_several(prompts):
         return list(prompts), False
     raise DataError(f"is {kind_of(prompts)}", "prompts", do)
 
