@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..data.chat import encode_prompt
 from ..data.records import UnusableRow, conversation
@@ -349,7 +349,7 @@ def listed(
     elif isinstance(prompts, Mapping) and {"role", "content"} <= prompts.keys():
         do = "a message alone is no chat: pass a list with it"
     elif _are_several(prompts):
-        return list(prompts), False
+        return list(cast(Iterable, prompts)), False
     raise DataError(f"is {kind_of(prompts)}", "prompts", do)
 
 # %% ../../nbs/library/generation/prompts.ipynb #p036
