@@ -183,6 +183,13 @@ def test_data_that_may_not_be_read(tmp_path, file, mode):
     assert as_nobody(lambda: for_data(rows) | for_data(folder)) == []
 
 
+@POSIX
+def test_a_device_without_an_end():
+    if os.path.exists("/dev/zero"):
+        with pytest.raises(TinyforgeError, match="is a device"):
+            inspect_data("/dev/zero")
+
+
 def test_whatever_the_system_refuses_to_read(copied, loaded, monkeypatch):
     "Without root: every file of an adapter, by a function that refuses to open it."
     real = builtins.open, Path.open
