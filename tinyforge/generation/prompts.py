@@ -12,7 +12,6 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 from typing import TYPE_CHECKING, TypeGuard
 
 from ..data.chat import encode_prompt
@@ -350,7 +349,7 @@ def listed(
     elif isinstance(prompts, Mapping) and {"role", "content"} <= prompts.keys():
         do = "a message alone is no chat: pass a list with it"
     elif _are_several(prompts):
-        return list(cast(Iterable, prompts)), False
+        return list(prompts), False
     raise DataError(f"is {kind_of(prompts)}", "prompts", do)
 
 # %% ../../nbs/library/generation/prompts.ipynb #p036
