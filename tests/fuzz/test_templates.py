@@ -198,7 +198,8 @@ def test_templates(loaded, request, capsys):
             wrong.append((n, "borne", template[:80]))
         if way != "bomb" and n % 2:  # in this process, nothing bounds it
             theirs = by_transformers(loaded, template, talk)
-            if kind == "right" and by_us(voice_of(loaded, saved).tokenizer, talk) != theirs:
+            ours = kind == "right" and by_us(voice_of(loaded, saved).tokenizer, talk)
+            if ours and without_addresses(ours) != without_addresses(theirs):
                 wrong.append((n, "otherwise than transformers", template[:200]))
     with capsys.disabled():
         print(f"\n{cases} chat templates, {time.monotonic() - begin:.0f} s:", end=" ")
