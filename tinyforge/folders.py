@@ -234,7 +234,7 @@ def locked(
         ) from None
     except (NotImplementedError, OSError) as e:
         if getattr(e, "errno", errno.ENOSYS) not in (errno.ENOSYS, errno.ENOTSUP):
-            said = f"cannot be locked: {e.strerror}"
+            said = f"cannot be locked: {getattr(e, 'strerror', e)}"
             raise ConfigError(said, where, "choose another folder") from None
         print(f"{where}: no locks on this file system; see that no other process is {what}")
     try:

@@ -167,7 +167,7 @@ def _parts_of(saved, refuse):
                 "take one of them out of the file",
             )
         if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
-            refuse(f"{name} is no plain matrix: it is sparse, nested or has no content", AGAIN)
+            refuse(f"{name} is no plain matrix: sparse, nested or without content", AGAIN)
         if tensor.dtype not in _FLOATS:
             refuse(
                 f"{name} holds {tensor.dtype}, not floating-point numbers of 16, 32 or 64"

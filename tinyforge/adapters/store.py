@@ -64,11 +64,9 @@ def stamp(
 ) -> tuple:
     "What tells whether the files of an adapter have changed."
     files = sorted(as_folder(path).absolute().iterdir())
-    return tuple(
-        (file.name, file.stat().st_mtime_ns, file.stat().st_size)
-        for file in files
-        if file.name.startswith("adapter_") or file.name in _PROMPTED_BY
-    )
+    read = (f for f in files if f.name.startswith("adapter_") or f.name in _PROMPTED_BY)
+    looks = ((f.name, f.stat(follow_symlinks=f.exists())) for f in read)
+    return tuple((name, about.st_mtime_ns, about.st_size) for name, about in looks)
 
 
 def key_of(

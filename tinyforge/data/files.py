@@ -605,6 +605,15 @@ def _text_records(text, name, columns):
     return _json_records(text, name, columns)
 
 
+def _refuse_device(path, name):
+    "DataError for a device without an end; a terminal and a pipe have one."
+    if path.is_char_device() and path.stat().st_rdev != os.stat(os.devnull).st_rdev:
+        with path.open("rb") as opened:
+            if opened.isatty():
+                return
+        raise DataError("is a device, not a file", name, "pass the path of a file")
+
+
 def file_records(
     path: Path,
     columns: Mapping[str, str | None] | None = None,  # theirs -> ours
@@ -613,6 +622,7 @@ def file_records(
     "The records of a file of any kind; DataError if it is none, or cannot be opened."
     name = str(path)
     try:
+        _refuse_device(path, name)
         raw = path.read_bytes()
     except OSError as e:
         raise DataError(f"cannot be read: {e.strerror}", name, "check its rights") from None

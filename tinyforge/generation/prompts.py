@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from ..data.chat import encode_prompt
 from ..data.records import UnusableRow, conversation
@@ -326,7 +326,7 @@ def is_chat(
     return is_list and all(isinstance(message, Mapping) for message in value)
 
 
-def _are_several(prompts):
+def _are_several(prompts) -> TypeGuard[Iterable]:
     "Whether something can be gone through; a tensor that is a number cannot."
     if not isinstance(prompts, Iterable) or isinstance(prompts, (Mapping, bytes)):
         return False
