@@ -13,6 +13,7 @@ import pytest
 
 from tinyforge.data.records import advice, conversation, describe_problems, read_rows
 from tinyforge.errors import DataError
+from tinyforge.generation.evaluating import read_prompts
 
 HI = {"role": "user", "content": "Hi"}
 HELLO = {"role": "assistant", "content": "Hello!"}
@@ -517,6 +518,60 @@ def test_case_11_each_reason_its_remedy():
     mixed = read_rows([*PAIRS, {"text": "a"}])
     assert "is of the kind text" in mixed.problems[0].reason and len(mixed.rows) == 40
     assert len(conversation([HI])) == 1
+
+
+TWICE = {  # what a key twice looks like in each kind of file
+    "lines.jsonl": '{"question": "a", "answer": "b", "answer": "c"}\n',
+    "escaped.jsonl": '{"question": "a", "answer": "b", "answ\\u0065r": "c"}\n',
+    "inside.jsonl": '{"messages": [{"role": "user", "content": "a", "content": "b"}]}\n',
+    "array.json": '[{"question": "a", "answer": "b", "answer": "c"}]',
+    "wrapped.json": '{"data": [{"question": "a", "answer": "b", "answer": "c"}]}',
+    "columns.json": '{"question": ["a"], "answer": ["b"], "answer": ["c"]}',
+    "long.json": '{\n"question": "a",\n"answer": "b",\n"answer": "c"\n}\n',
+    "text.jsonl": json.dumps(
+        {"messages": '[{"role": "user", "content": "a", "content": "b"}]'}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_key_twice_is_refused_by_its_name(tmp_path, name):
+    "One of two values would be lost in silence."
+    path = tmp_path / name
+    path.write_text(TWICE[name], encoding="utf-8")
+    read = read_rows(path)
+    key = "content" if "content" in TWICE[name] else "answer"
+    assert not read.rows and f"the key '{key}' twice" in read.problems[0].reason
+    with pytest.raises(DataError, match=f"the key '{key}' twice"):
+        read_prompts(path)
+
+
+def test_a_column_twice_is_refused_by_its_name(tmp_path):
+    "In CSV, in files of Arrow, and in tables in memory."
+    pyarrow = pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    from pyarrow import feather, parquet
+
+    names = ["question", "answer", "answer"]
+    table = pyarrow.table([pyarrow.array([text]) for text in "abc"], names=names)
+    (tmp_path / "a.csv").write_text("question,answer,answer\na,b,c\n")
+    parquet.write_table(table, tmp_path / "a.parquet")
+    feather.write_feather(table.rename_columns(names), tmp_path / "a.arrow")
+    with pyarrow.ipc.new_stream(tmp_path / "b.arrow", table.schema) as file:
+        file.write_table(table)
+    frame = pandas.DataFrame([["a", "b", "c"]], columns=names)
+    for data in (*tmp_path.iterdir(), table, frame):
+        with pytest.raises(DataError, match="has two columns 'answer'"):
+            read_rows(data)
+
+
+def test_many_keys_are_compared_once(tmp_path):
+    "A key twice among 200,000 is found in a second, not in hours."
+    keys = [f'"k{n}": 1' for n in range(200_000)]
+    (tmp_path / "a.jsonl").write_text("{" + ", ".join([*keys, keys[-1]]) + "}\n")
+    start = time.process_time()
+    assert "'k199999' twice" in read_rows(tmp_path / "a.jsonl").problems[0].reason
+    assert time.process_time() - start < 2
 
 
 def test_case_12_speed(tmp_path):

@@ -282,12 +282,17 @@ def logits_of(trainer):
 
 
 def test_case_33_plain_peft(adapter, tmp_path):
-    "AutoPeftModelForCausalLM finds the shipped base, and an adapter can be moved."
-    from tinyforge import RealTrainer, TrainingConfig
+    "AutoPeftModelForCausalLM finds a base whose path is noted; an adapter can be moved."
+    from tinyforge import RealTrainer, TrainingConfig, read_adapter
+    from tinyforge.adapters.files import write_adapter
 
     trainer = RealTrainer(TrainingConfig(lora_path=str(adapter)))
     trainer.load_lora(adapter)
-    assert as_peft_sees_it(adapter, tmp_path) == pytest.approx(logits_of(trainer), rel=1e-6)
+    saved = read_adapter(adapter)
+    saved.origin["config"]["notes"] = "paths"
+    write_adapter(saved, tmp_path / "with-paths")
+    seen = as_peft_sees_it(tmp_path / "with-paths", tmp_path)
+    assert seen == pytest.approx(logits_of(trainer), rel=1e-6)
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     moved = shutil.copytree(adapter, tmp_path / "moved")
     settings["base_model_name_or_path"] = "/elsewhere/tinyforge/models/base"
@@ -306,7 +311,7 @@ def test_case_33_relative_base(rows, tmp_path, monkeypatch):
     load_tokenizer().save_pretrained(tmp_path / "models" / "mine")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    given = {"model_name": "../models/mine", "output_dir": "out", **QUICK}
+    given = {"model_name": "../models/mine", "output_dir": "out", "notes": "paths", **QUICK}
     trainer = RealTrainer(TrainingConfig(**given))
     trainer.train(rows, show=False)
     other = tmp_path / "some" / "other"

@@ -12,7 +12,7 @@ PACKAGE = settings()["lib_path"]
 LAYERS = [  # from the ground up; what stands on one line may not import its neighbours
     {"errors"},
     {"paths"},
-    {"reports", "settings", "folders", "compat", "figures"},
+    {"reports", "settings", "folders", "compat", "figures", "limits"},
     {"models"},
     {"data"},
     {"compute"},

@@ -161,7 +161,7 @@ for name in DATASETS:
         assert {PACKAGE}.dataset(name, part).is_file()
 assert "124" in str({PACKAGE}.count_parameters("gpt2", 8))
 words = Path({PACKAGE}.__file__).parent / "learn" / "words"
-assert len(list(words.glob("*.txt"))) == 2
+assert {{p.name for p in words.iterdir()}} >= {{"frames.txt", "lexicon.txt"}}
 assert main(["params", "tinyforge-base"]) == 0
 """
 
@@ -192,3 +192,23 @@ def test_nothing_installs_the_other_tinyforge():
     assert not found, (
         f"{found} install somebody else's package. Say: pip install -e . (from a checkout)"
     )
+
+
+SHIPPED = ("data/datasets", "learn/words", "models/base")  # what is no code
+
+
+def test_what_is_shipped_says_its_licence(built):
+    "Data, lexicon and weights: a note beside them, in the checkout and in the wheel."
+    heavy = (".jsonl", ".safetensors", ".txt", ".gguf", ".parquet", ".csv")
+    inside = {name.parent for name in files() if name.suffix in heavy}
+    ours = {folder for folder in inside if folder.parts[0] == PACKAGE}
+    for folder in ours:
+        assert any(folder.is_relative_to(f"{PACKAGE}/{place}") for place in SHIPPED), (
+            f"{folder} is shipped without a licence note: write LICENSE.txt, and name it here"
+        )
+    for place in SHIPPED:
+        note = f"{PACKAGE}/{place}/LICENSE.txt"
+        assert note in built.wheel and f"{note}" in built.sdist, note
+        text = (ROOT / note).read_text(encoding="utf-8")
+        assert "SPDX-License-Identifier: Apache-2.0" in text
+    assert any(name.endswith("LICENSE") and "dist-info" in name for name in built.wheel)

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, 
 
 import tinyforge
 from .errors import ConfigError, DataError, TinyforgeError, shown
+from .limits import out_of_memory, ran_out
 
 if TYPE_CHECKING:
     from tinyforge.generation.model import AdaptedModel
@@ -227,6 +228,8 @@ def name_values(
             raise ValueError(f"{item!r} is not of the form name=value")
         with suppress(ValueError):
             value = json.loads(value)
+        if name in values:
+            raise ValueError(f"{name} is given twice")
         values[name] = value
     if not values:
         raise ValueError("expected at least one name=value")
@@ -1139,6 +1142,13 @@ def carried_out(
         run(args[1:])
     except TinyforgeError as e:
         print(f"tinyforge: {in_shell_words(str(e), CommandParser.offered)}", file=sys.stderr)
+        return 1
+    except Exception as e:
+        cause = ran_out(e)
+        if cause is None:
+            raise
+        said = out_of_memory(cause, TinyforgeError, f"in {name}", do="make memory free")
+        print(f"tinyforge: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         done = "; nothing is left half done" if name == "demo" else ""

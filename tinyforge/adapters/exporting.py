@@ -6,7 +6,9 @@
 __all__ = ['Merge', 'merge_adapter']
 
 # %% ../../nbs/library/adapters/exporting.ipynb #i004
+import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -47,7 +49,9 @@ from tinyforge.folders import (
     written_whole,
 )
 from ..models.loading import ensure_template, load_base, load_tokenizer, usual_dtype
+from ..models.lasting import last_name
 from ..models.names import model_config, same_model
+from ..models.sharing import shared
 from ..models.tasks import CAUSAL, CLASSIFICATION, task_of
 from ..models.writing import copy_processor, save_model, save_tokenizer
 
@@ -233,9 +237,16 @@ def _read_again(folder, inputs, merged, dtype, **options):
     )
 
 
+def _place(adapter):
+    "Four digits that tell folders of one name apart, and do not say where they are."
+    place = os.path.abspath(as_folder(adapter))
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:4]
+
+
 def _write_origin(folder, report, saved):
     "Write where the model came from."
     origin = {"base": report.base, "adapter": report.adapter, "kind": saved.kind}
+    origin["adapter_place"] = _place(report.adapter)
     if saved.classes:
         origin["classes"] = saved.classes
     origin["finished"] = datetime.now().isoformat(timespec="seconds")
@@ -243,7 +254,7 @@ def _write_origin(folder, report, saved):
     for part in ("data", "config"):
         if part in saved.origin:
             origin[part] = saved.origin[part]
-    write_provenance(folder, {**origin, "versions": versions()})
+    write_provenance(folder, shared({**origin, "versions": versions()}))
 
 # %% ../../nbs/library/adapters/exporting.ipynb #m109
 def _check_replaced(folder, adapter):
@@ -254,6 +265,8 @@ def _check_replaced(folder, adapter):
     origin = read_provenance(folder)
     was = origin.get("adapter") if "merged" in origin else None
     if isinstance(was, str) and same_model(was, adapter):
+        return  # of an earlier version, which wrote the whole path
+    if was == last_name(adapter) and origin.get("adapter_place") == _place(adapter):
         return
     what = f"a merge of {was}, not of {adapter}" if was else "a result that is no merge"
     raise ConfigError(

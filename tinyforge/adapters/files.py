@@ -19,7 +19,8 @@ import torch
 from .checks import AGAIN, check_config, check_origin, check_tensors
 from .format import SavedAdapter
 from ..errors import AdapterError, TinyforgeError
-from ..models.lasting import loadable_name
+from ..models.lasting import loadable_name, shared_name
+from ..models.sharing import located, shared, with_base
 from tinyforge.folders import (
     PROVENANCE,
     as_folder,
@@ -160,6 +161,7 @@ def read_adapter(
     check_config(config, str(path))
     origin = _read_object(notes) if notes.exists() else {}
     check_origin(origin, str(path))
+    origin = located(origin, path)
     saved = SavedAdapter(config, _read_tensors(path), origin, template=_read_template(path))
     check_tensors(saved, str(path))
     return saved
@@ -196,15 +198,18 @@ def write_files(
     from safetensors.torch import save_file
 
     config, base = dict(saved.config), saved.config.get("base_model_name_or_path")
-    if base:
-        config["base_model_name_or_path"] = loadable_name(base)  # PEFT goes by it
+    origin = with_base(saved.origin, saved.base)
+    with_paths = (origin.get("config") or {}).get("notes") == "paths"
+    if base:  # PEFT goes by it
+        name = loadable_name(base) if with_paths else shared_name(base)
+        config["base_model_name_or_path"] = name
     text = json.dumps(config, indent=1, default=str)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in saved.tensors.items()}
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     usual_mode(folder)
-    if saved.origin:
-        write_provenance(folder, saved.origin)
+    if origin:
+        write_provenance(folder, shared(origin))
     check_written(folder, saved.tensors)
 
 

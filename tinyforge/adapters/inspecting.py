@@ -25,6 +25,7 @@ from ..compat import quiet
 from ..errors import AdapterError, ConfigError
 from ..folders import PROVENANCE, as_folder, write_provenance, writing
 from ..models.loading import load_base, position_limit
+from ..models.sharing import shared, with_base
 from ..reports import Report, html_table, one_line, text_table
 from ..settings import whole_number
 
@@ -257,5 +258,6 @@ def note_score(
         )
     with writing(AdapterError, str(path), path, do="make room, or get the right to write"):
         with tempfile.TemporaryDirectory(prefix=".tinyforge-", dir=path) as new:
-            write_provenance(new, {**origin, "score": {**known, **scores}})
+            origin = with_base({**origin, "score": {**known, **scores}})
+            write_provenance(new, shared(origin))
             (Path(new) / PROVENANCE).replace(path / PROVENANCE)

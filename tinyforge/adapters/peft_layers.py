@@ -28,8 +28,8 @@ from tinyforge.models.loading import (
     quantised_as,
     without_weights,
 )
-from ..models.names import file_digest
 from ..models.reached import CUT, unreached
+from ..models.sharing import with_base
 from ..models.targets import PRESETS, Targets, resolve_targets, starred
 from ..models.tasks import CLASSIFICATION, Task
 from tinyforge.settings import (
@@ -438,8 +438,7 @@ def trained_adapter(
     "The adapter in PEFT's layers, as its files will hold it."
     from peft import get_peft_model_state_dict
 
-    if digest := file_digest(origin["base"]):
-        origin = {**origin, "base_sha256": digest}
+    origin = with_base(origin)
     config = {
         name: sorted(value) if isinstance(value, set) else value
         for name, value in model.peft_config[ADAPTER].to_dict().items()

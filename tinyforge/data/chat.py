@@ -106,7 +106,7 @@ class Encoder:
         end = self.tokenizer.eos_token_id
         if not ends and end is None:
             raise UnusableRow("the tokenizer has no end token", "set its eos_token")
-        if not ends and ids[-1] != end:
+        if not ends and ids[-1:] != [end]:
             ids, labels = [*ids, end], [*labels, end]
         kept = labels[:max_length]
         if all(label == IGNORED for label in kept[1:]):

@@ -24,8 +24,8 @@ from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
-from .iterables import plain, rows_inside
-from .messages import is_message
+from .iterables import check_columns, plain, rows_inside
+from .messages import is_message, one_of_each
 from .rows import UnusableRow
 from .shapes import KNOWN
 from ..errors import DataError
@@ -272,22 +272,12 @@ def _refuse_zeros(text, name):
         )
 
 # %% ../../nbs/library/data/files.ipynb #b1a507
-def _object(pairs):
-    "An object of JSON; UnusableRow if a key occurs twice."
-    whole = dict(pairs)
-    if len(whole) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise UnusableRow(f"has the key {twice!r} twice in an object", "take one of them out")
-    return whole
-
-
 def _constant(name):
     "NaN is how pandas and numpy write that there is nothing."
     return None if name == "NaN" else float(name.replace("Infinity", "inf"))
 
 
-STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+STRICT = json.JSONDecoder(object_pairs_hook=one_of_each, parse_constant=_constant)
 LOOSE = json.JSONDecoder(parse_constant=_constant)
 
 # %% ../../nbs/library/data/files.ipynb #7b05f6
@@ -494,9 +484,7 @@ EXAMPLE = ("question", "answer", "system", "context", "…")
 def _check_names(names, name):
     "The names of columns, one for each; DataError if two are the same."
     named = [field.strip() or f"column {i}" for i, field in enumerate(names, 1)]
-    twice = [field for field in named if named.count(field) > 1]
-    if twice:
-        raise DataError(f"has two columns {twice[0]!r}", name, "rename one of them")
+    check_columns(named, name)
     sentences = [f for f in named if " " in f and f.endswith((".", "?", "!"))]
     if sentences and not any(field.lower() in KNOWN for field in named):
         raise DataError(
@@ -548,7 +536,7 @@ def _table_records(text, name):
 TABLES = ((b"PAR1", "Parquet"), (b"ARROW1", "Arrow"), (b"\xff\xff\xff\xff", "Arrow stream"))
 
 
-def _from_arrow(raw, kind):
+def _from_arrow(raw, kind, name):
     import pyarrow.ipc
     import pyarrow.parquet
 
@@ -561,14 +549,18 @@ def _from_arrow(raw, kind):
     else:
         batches = pyarrow.ipc.open_stream(raw)
     for batch in batches:
+        check_columns(batch.schema.names, name)
+        batch.validate(full=True)  # a damaged one would end the process
         yield from batch.to_pylist()
 
 
-def _from_pandas(raw, kind):
+def _from_pandas(raw, kind, name):
     import pandas
 
     read = pandas.read_parquet if kind == "Parquet" else pandas.read_feather
-    yield from read(io.BytesIO(raw)).to_dict("records")
+    table = read(io.BytesIO(raw))
+    check_columns(table.columns, name)
+    yield from table.to_dict("records")
 
 
 def _binary_records(raw, kind, name):
@@ -576,7 +568,7 @@ def _binary_records(raw, kind, name):
     missing = 0
     for read in (_from_arrow, _from_pandas):
         try:
-            for number, record in enumerate(read(raw, kind), 1):
+            for number, record in enumerate(read(raw, kind, name), 1):
                 yield number, plain(record, filled=True)
             return
         except ImportError:

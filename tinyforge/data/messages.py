@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FILL_IN', 'TEXT_PARTS', 'WRITE_CALLS', 'TRAINED', 'UNCLEAR', 'WRITE_WEIGHT', 'ROLES', 'SPEAKER', 'CONTENT', 'PAIRS',
-           'READ', 'HONOURED', 'checked_text', 'absent', 'parsed', 'content_text', 'read_tools', 'trained_flag',
-           'is_message', 'Talk', 'read_messages', 'conversation']
+           'READ', 'HONOURED', 'checked_text', 'absent', 'doubled', 'one_of_each', 'parsed', 'content_text',
+           'read_tools', 'trained_flag', 'is_message', 'Talk', 'read_messages', 'conversation']
 
 # %% ../../nbs/library/data/messages.ipynb #1a23de
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .rows import UnusableRow
@@ -51,15 +51,40 @@ def absent(
     return value is None or (isinstance(value, (str, list, dict, tuple)) and not value)
 
 
+def doubled(
+    names: Iterable[str],  # of columns, or the keys of an object
+) -> str | None:  # None if each occurs once
+    "The first name that occurs a second time."
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def one_of_each(
+    pairs: list[tuple[str, object]],  # keys and values of an object of JSON
+) -> dict:
+    "An object of JSON; UnusableRow if a key occurs twice, since one value would be lost."
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        twice = doubled(key for key, _ in pairs)
+        raise UnusableRow(f"has the key {twice!r} twice in an object", "take one of them out")
+    return whole
+
+
 def parsed(
     value,  # text in JSON, or anything else
     name: str,
 ):  # what the text stands for; anything else as it is
-    "A list or an object that a table holds as text; UnusableRow if the text is no JSON."
+    "A list or an object that a table holds as text; UnusableRow if that is no sound JSON."
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, object_pairs_hook=one_of_each)
+    except UnusableRow as e:
+        raise UnusableRow(f"{name} {e.reason}", e.do) from None
     except (ValueError, RecursionError):
         raise UnusableRow(
             f"{name} is text that is not JSON", "write it with json.dumps"

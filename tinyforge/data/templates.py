@@ -650,7 +650,7 @@ def _rewritten(writer, talk, i, prompt):
 def _kind_of_place(talk, i, gap):
     "What decides how far before an answer's text its prompt ends."
     return (
-        gap,
+        re.sub(r"\d", "0", gap),  # some templates number the messages
         talk.roles[0],
         tuple(talk.roles[max(0, i - 2) : i + 2]),
         talk.users[-1] > i,

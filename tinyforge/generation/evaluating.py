@@ -8,7 +8,6 @@ __all__ = ['asked_of', 'with_beside', 'training_settings', 'row_reader', 'column
            'missed_table', 'missed_of', 'EvaluationReport', 'Right', 'rights_of', 'remarks', 'evaluation_report']
 
 # %% ../../nbs/library/generation/evaluating.ipynb #i004
-import json
 import math
 import os
 import re
@@ -22,7 +21,7 @@ from ..compute.head import token_losses
 from ..data.batches import on_device, pad, padder
 from ..data.chat import IGNORED, Example
 from ..data.examples import Examples, row_encoder
-from ..data.files import file_records
+from ..data.files import STRICT, file_records
 from ..data.messages import ROLES, absent, is_message
 from ..data.records import Problem, Row, UnusableRow, describe_problems, read_rows
 from ..data.shapes import ANSWERS, CONVERSATIONS, QUESTIONS
@@ -184,14 +183,14 @@ def _as_json(path):
     except (OSError, UnicodeDecodeError):
         return None
     with suppress(ValueError):
-        found = json.loads(text)
+        found = STRICT.decode(text.strip())
         if isinstance(found, dict):
             return None  # it may hold the rows
         if not isinstance(found, list):
             return [found]
         return [found] if found and all(map(is_message, found)) else found
     with suppress(ValueError):
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+        return [STRICT.decode(line.strip()) for line in text.split("\n") if line.strip()]
     return None
 
 

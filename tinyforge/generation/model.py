@@ -20,7 +20,9 @@ from ..data.chat import default_system
 from ..data.examples import load_examples
 from ..errors import AdapterError, ConfigError, DataError
 from tinyforge.generation.answering import (
+    FEWER,
     answer,
+    check_answer_fits,
     class_shares,
     held_here,
     pieces_until,
@@ -60,6 +62,7 @@ from tinyforge.generation.prompts import (
     system_of,
     voice_of,
 )
+from ..limits import memory_guard
 from ..models.tasks import CAUSAL, CLASSIFICATION
 from ..reports import say
 
@@ -166,12 +169,20 @@ class AdaptedModel(BaseWithAdapters):
             self._noted.add((name, note))
             say(note)
 
+    def _check_fits(self, asked, options):
+        "ConfigError if the answers to a batch cannot fit; says what takes much."
+        ids = [question.ids for question in asked]
+        self._note("", check_answer_fits(self._memory.loaded, ids, options))
+
     def _answers(self, asked, options, stops=(), batch_size=64, bar=None):
         "The answers to questions, batch by batch."
         answers = [""] * len(asked)
+        parts = list(batches(asked, batch_size, self.adapters.max_on_device))
+        for places in parts:
+            self._check_fits([asked[i] for i in places], options)
         with self.lock:
             beginnings = Beginnings(self.model, self._memory.loaded, asked, options)
-        for places in batches(asked, batch_size, self.adapters.max_on_device):
+        for places in parts:
             part = [asked[i] for i in places]
             names = [question.adapter for question in part]
             if not held_here(self.lock):
@@ -236,6 +247,7 @@ class AdaptedModel(BaseWithAdapters):
             self._ready(sorts=False)
             active, names = self.active, self._each(None, adapter, 1)
             asked = self._questions(given, names, Beside(system, chat))
+            self._check_fits(asked, options)
         ours = list(options.pop("stopping_criteria", ()))
 
         def write(streamer, stopping_criteria):
@@ -328,7 +340,8 @@ class AdaptedModel(BaseWithAdapters):
         "Of each example: nats, trained tokens."
         loaded, found = self._memory.loaded, {}
         for batch in loss_batches(examples, outputs_of(loaded)):
-            with self.lock, self._answering([name] * len(batch)):
+            enough = memory_guard(ConfigError, "in an evaluation", "evaluate", FEWER)
+            with enough, self.lock, self._answering([name] * len(batch)):
                 losses = losses_of(self.model, loaded, batch)
             found.update(zip(map(id, batch), losses))
             bar.update(len(batch))

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable
 
 from ..errors import ConfigError, ModelError
+from ..limits import free_memory
 from .estimate import estimate_memory
-from .measure import free_memory
 from .report import GIB
 from .step import StepSettings
 from ..models.loading import skeleton

@@ -33,6 +33,7 @@ from tinyforge.folders import (
     writing,
     written_whole,
 )
+from ..limits import memory_guard
 from tinyforge.models.names import (
     BASE,
     code_refused,
@@ -44,6 +45,7 @@ from tinyforge.models.names import (
     needs_code,
     offline,
 )
+from .sharing import shared
 from tinyforge.models.sound import (
     check_shapes,
     check_tokenizer_files,
@@ -517,6 +519,12 @@ def _config_of(name, trust_remote_code):
     return _load(transformers.AutoConfig, name, trust_remote_code)
 
 # %% ../../nbs/library/models/loading.ipynb #78a0d7
+def _enough_memory(name):
+    "While it lasts, an allocator's error becomes a ModelError."
+    do = "choose a smaller model, pass load_in_4bit=True, or make memory free"
+    return memory_guard(ModelError, "while it was loaded", f"model {name}", do)
+
+
 def load_base(
     name=BASE,  # "tinyforge-base", a local folder, a GGUF file, or a Hub id
     dtype: torch.dtype | None = None,  # of the weights; `usual_dtype` if missing
@@ -545,7 +553,8 @@ def load_base(
         options["quantization_config"] = quantization_config(options["dtype"])
     if load_in_4bit or quantised_as(config):
         options["device_map"] = device
-    model, made_at_random = _loaded(name, config, trust_remote_code, options)
+    with _enough_memory(name):
+        model, made_at_random = _loaded(name, config, trust_remote_code, options)
     model.made_at_random = made_at_random
     _check_complete(model, task, name)
     model.name_or_path = str(name)  # what an adapter will say that it belongs to
@@ -554,7 +563,10 @@ def load_base(
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # it would end all gradients
-    return (model if quantised_as(model.config) else model.to(device)).eval()
+    if not quantised_as(model.config):
+        with _enough_memory(name):
+            model = model.to(device)
+    return model.eval()
 
 # %% ../../nbs/library/models/loading.ipynb #s703c
 def head_modules(
@@ -650,5 +662,6 @@ def resize_embeddings(
     with writing(ConfigError, where, folder), written_whole(folder) as new:
         save_model(model, new)
         save_tokenizer(tokenizer, new)
-        write_provenance(new, {"base": str(name), "kind": kind_noted(name), "rows": rows})
+        origin = {"base": str(name), "kind": kind_noted(name), "rows": rows}
+        write_provenance(new, shared(origin))
     return model

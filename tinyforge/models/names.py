@@ -87,6 +87,12 @@ def is_gguf(
     return Path(name).suffix.lower() == ".gguf"
 
 
+@lru_cache(maxsize=16)
+def _digest_of(file, size, changed):
+    "The digest of a file that takes seconds to read, for as long as it does not change."
+    return sha256_of(Path(file))
+
+
 def file_digest(
     name,  # of a model
 ) -> str:  # SHA-256, in hexadecimal digits; empty if it is no GGUF file on this machine
@@ -95,7 +101,8 @@ def file_digest(
     if not is_gguf(file) or not os.path.isfile(file):
         return ""
     with reading(ModelError, str(name)):
-        return sha256_of(file)
+        state = file.stat()
+        return _digest_of(str(file.resolve()), state.st_size, state.st_mtime_ns)
 
 
 def _check_file(

@@ -75,6 +75,8 @@ def _trainer_clashes(config):
 def _report_clashes(config):
     "Settings of who is told how a run goes, and of where its result goes."
     given = config.trainer_args
+    if config.push_to_hub and config.notes == "paths":
+        yield 'push_to_hub is True, and notes is "paths"', "leave one of them out"
     if config.report_to is not None and "report_to" in given:
         yield "report_to is set, and trainer_args sets it too", "keep one of them"
     for name in _OF_THE_HUB:
@@ -243,6 +245,11 @@ class TrainingConfig(LoraSettings):
         None,
         'who is told how it goes: "tensorboard", "wandb", "all", "none", or a list',
         _REPORTERS,
+    )
+    notes: str = setting(
+        "names",
+        'what the result says of its origin: "names", "paths" (with folders), or "none"',
+        one_of("names", "paths", "none"),
     )
     push_to_hub: bool = setting(
         False, "whether the result goes to the Hub too; trainer_args: hub_model_id", flag

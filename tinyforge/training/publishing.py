@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..folders import LOGS
+from ..models.lasting import shared_name
 from ..models.names import offline
 from .config import TrainingConfig
 
@@ -66,7 +67,7 @@ def push(
         api.upload_folder(folder_path=folder, ignore_patterns=ignored, **about)
         if settings.exists():
             own = {**json.loads(settings.read_text(encoding="utf-8"))}
-            own["base_model_name_or_path"] = str(config.model_name)  # no path of this machine
+            own["base_model_name_or_path"] = shared_name(config.model_name)
             text = json.dumps(own, indent=1).encode()
             api.upload_file(path_or_fileobj=text, path_in_repo=settings.name, **about)
     except Exception as e:

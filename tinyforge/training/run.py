@@ -17,6 +17,7 @@ from ..data.chat import Example
 from ..data.examples import Examples
 from ..folders import versions
 from ..generation.prompts import shared_options, shared_system
+from ..models.sharing import without_secrets
 from .checkpoints import Checkpoints, Progress
 from .config import TrainingConfig
 from .processes import process_count
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/library/training/run.ipynb #u011
 # settings that make no other run; files count by their bytes
 _MAKE_NO_OTHER = """output_dir overwrite_output_dir save_steps eval_data report_to
-push_to_hub""".split()
+push_to_hub notes""".split()
 _NO_OTHER_ARGUMENTS = """report_to logging_dir run_name hub_token hub_model_id hub_strategy
 hub_private_repo hub_revision""".split()
 # settings of a later version: left out where they change nothing
@@ -69,8 +70,7 @@ def origin(
     "Where a result comes from."
     system, chat = shared_system(examples.rows), shared_options(examples.rows)
     given = {**asdict(config), **(settings or {})}
-    arguments = given["trainer_args"].items()
-    given["trainer_args"] = {k: v for k, v in arguments if k != "hub_token"}  # a secret
+    given["trainer_args"] = without_secrets(given["trainer_args"])
     data = {
         "file": Path(examples.path).name,
         **({"files": examples.files} if examples.files else {}),

@@ -18,6 +18,7 @@ from ..data.chat import end_tokens
 from ..errors import ConfigError
 from ..folders import read_provenance, why, write_provenance, written_whole
 from ..models.loading import LoadedBase
+from ..models.sharing import shared
 from ..models.tasks import CLASSIFICATION
 from ..models.writing import copy_processor, save_model, save_tokenizer
 from .result import TrainResult
@@ -38,7 +39,7 @@ def write_result(
             write_model(folder, loaded, origin["kind"])
             copy_processor(loaded.name, folder)
         save_tokenizer(loaded.tokenizer, folder)
-    write_provenance(folder, origin)
+    write_provenance(folder, shared(origin))
 
 
 def write_model(
@@ -70,7 +71,7 @@ def save_result(
             finished = datetime.now().astimezone().isoformat(timespec="seconds")
             origin["finished"] = finished  # known to the adapter in memory too
             origin["run"], origin["result"] = run.digest, result.to_dict()
-            write_provenance(new, origin)
+            write_provenance(new, shared(origin))
     except (OSError, SafetensorError, RuntimeError) as e:
         raise ConfigError(
             f"the result cannot be written: {why(e, Path(target).resolve().parent)}",

@@ -16,10 +16,11 @@ from ..adapters.fit import check_base
 from ..adapters.format import SavedAdapter
 from ..adapters.peft_layers import remove_layers
 from ..adapters.store import key_of, stamp
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..folders import as_folder, check_output, read_provenance
 from ..generation.holding import base_and_adapter
 from ..generation.model import AdaptedModel
+from ..limits import memory_guard
 from ..models.loading import LoadedBase
 from ..models.tasks import CAUSAL
 from .checkpoints import Checkpoints
@@ -52,6 +53,7 @@ from tinyforge.training.tuning import (
     check_same_logits,
     first_logits,
     keep_last_good,
+    memory_ran_out,
 )
 
 if TYPE_CHECKING:
@@ -147,7 +149,8 @@ class RealTrainer(AdaptedModel):
         ConfigError, DataError or AdapterError for what cannot be, before anything is trained.
         """
         join_processes()
-        with self.lock, said_once():
+        enough = memory_guard(TrainingError, "before the first step, or after the last")
+        with self.lock, said_once(), enough:
             return self._train(data, show, resume, as_callbacks(callbacks))
 
     def _train(self, data, show, resume, callbacks):
@@ -228,6 +231,7 @@ class RealTrainer(AdaptedModel):
         except BaseException as e:
             if isinstance(e, NotFiniteError):
                 e = keep_last_good(e, self._tuning)
+            e = memory_ran_out(e, run, self._tuning)
             self._undo(*before)
             raise e
 

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['Tuning', 'unfreeze', 'begin_tuning', 'choose_batches', 'not_for_this_run', 'short_examples', 'carry_out',
-           'check_not_asked', 'first_logits', 'check_same_logits', 'keep_last_good']
+           'check_not_asked', 'first_logits', 'check_same_logits', 'keep_last_good', 'memory_ran_out']
 
 # %% ../../nbs/library/training/tuning.ipynb #i004
 import os
-from contextlib import AbstractContextManager, nullcontext
+import traceback
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,12 +25,12 @@ from ..compute.rounding import SAME_SIZE, distance
 from ..data.batches import padder
 from ..data.chat import Example
 from ..data.examples import Examples
-from ..errors import AdapterError, ModelError
+from ..errors import AdapterError, ModelError, TinyforgeError, TrainingError
+from ..limits import SMALLER, out_of_memory, ran_out
 from ..models.loading import LoadedBase, quantised_as
 from ..models.parameters import count_parameters
 from ..models.tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ
 from .checkpoints import stop_on_signal
-from .checks import NotFiniteError
 from .config import rate_by_size
 from .loop import gradient_checkpointing, trained_parameters
 from .result import TrainResult
@@ -239,9 +241,9 @@ def check_same_logits(
 
 # %% ../../nbs/library/training/tuning.ipynb #h811
 def keep_last_good(
-    error: NotFiniteError,
+    error: TrainingError,
     tuning: Tuning,
-) -> NotFiniteError:  # the same, and says where they are
+) -> TrainingError:  # the same, and says where they are
     "Keep the weights of the step before an error, if there was a step and they are numbers."
     step, checkpoints = tuning.run.progress.step, tuning.run.checkpoints
     weights = trained_parameters(tuning.model, tuning.adapter).values()
@@ -254,3 +256,31 @@ def keep_last_good(
     kept = os.path.relpath(checkpoints.folder / name)
     do = f"{error.do}; the weights before this step are in {kept}, to begin from"
     return type(error)(error.what, error.where, do)
+
+
+def _in_optimizer(error):
+    "Whether an error came in the middle of an update, when a part of the weights is new."
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("optim" in Path(frame.filename).parts for frame in frames)
+
+
+def memory_ran_out(
+    error: BaseException,  # of an allocator, or what came of it
+    run: Run,
+    tuning: Tuning | None,  # None: it had not begun
+) -> BaseException:
+    "The error for memory that ran out in a step: nothing that was trained is lost."
+    cause = ran_out(error)
+    if cause is None or isinstance(error, TinyforgeError) and not tuning:
+        return error
+    whole, do = not _in_optimizer(cause), SMALLER
+    latest = run.checkpoints and run.checkpoints.latest()
+    if latest:
+        do += f"; or wait until more is free: resume=True goes on from {latest.name}"
+    short = out_of_memory(cause, TrainingError, f"in step {run.progress.step + 1}", do=do)
+    said = TrainingError(short.what, short.where, short.do)
+    if tuning is None or not whole:
+        return said
+    with suppress(Exception):  # there may be no memory for that either
+        return keep_last_good(said, tuning)
+    return said
