@@ -81,9 +81,8 @@ def check_same_run(
         )
 
 # %% ../../nbs/library/training/checkpoints.ipynb #k022
-def _unwritten(error, name, latest):
+def _unwritten(reason, name, latest):
     "What is said when a checkpoint cannot be written."
-    reason = why(error, latest or Path())
     kept = f"{latest.name} is whole" if latest else "there was none before"
     return f"the checkpoint {name} cannot be written: {reason}; {kept}"
 
@@ -261,11 +260,12 @@ class Checkpoints:
             new.rename(self.folder / name)
             name_on_disk(self.folder / name)
         except BaseException as e:
+            reason = why(e, new)  # before room is made
             shutil.rmtree(new, ignore_errors=True)
             if isinstance(e, TinyforgeError) or not isinstance(e, Exception):
                 raise
             raise TrainingError(
-                _unwritten(e, name, self.latest()),
+                _unwritten(reason, name, self.latest()),
                 str(self.folder),
                 "make room, and pass resume=True to go on",
             ) from e
