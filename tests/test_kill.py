@@ -47,6 +47,10 @@ def run(out, data, pauses, said):
     two folders can exchange their names ("exchange"); and at which of what happens to files
     the run is killed ("at"; 0: what happens is written down).
     """
+    import tempfile
+
+    tempfile.tempdir = str(out.parent / "tmp")
+    os.makedirs(tempfile.tempdir, exist_ok=True)
     import torch
     from tinyforge import folders
     from tinyforge.training.config import TrainingConfig
@@ -166,7 +170,8 @@ def assert_same(out, undisturbed):
     for name in ("losses", "evaluations", "best_step", "steps"):
         assert result_in(out)[name] == result_in(wanted)[name], name
     left = {p.name for p in out.parent.iterdir()}
-    assert left == {out.name, f"{out.name}.said", f".{out.name}.tinyforge-lock"}
+    assert left == {out.name, f"{out.name}.said", f".{out.name}.tinyforge-lock", "tmp"}
+    assert not any((out.parent / "tmp").iterdir())
 
 
 SLOW = pytest.mark.flag("slow")
