@@ -141,6 +141,20 @@ def slug(heading):
     return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", text.strip()))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_code_and_tables_of_a_text_are_whole(page):
+    "Each fence has its end, and each table the line below its head."
+    for cell in nbformat.read(ROOT / page, as_version=4).cells:
+        if cell.cell_type != "markdown":
+            continue
+        lines = cell.source.splitlines()
+        assert sum(line.startswith("```") for line in lines) % 2 == 0, cell.source[:200]
+        before = ["", *lines]
+        heads = [n for n, line in enumerate(lines) if line[:1] == "|" and before[n][:1] != "|"]
+        for n in heads:
+            assert re.fullmatch(r"[|:\- ]+", lines[n + 1]), lines[n]
+
+
 def text_of(cell):
     "What a cell says in Markdown: its text, or what its code shows as such."
     if cell.cell_type == "markdown":
