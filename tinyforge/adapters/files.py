@@ -39,7 +39,8 @@ def _read_object(file):
     try:
         content = json.loads(plain_text(file))
     except (OSError, ValueError, RecursionError) as e:
-        raise AdapterError(f"{file.name} cannot be read: {e}", folder, AGAIN) from None
+        said = getattr(e, "strerror", None) or e
+        raise AdapterError(f"{file.name} cannot be read: {said}", folder, AGAIN) from None
     if not isinstance(content, dict):
         found = type(content).__name__
         raise AdapterError(f"{file.name} holds a {found}, not an object", folder, AGAIN)
