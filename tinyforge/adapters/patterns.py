@@ -103,7 +103,7 @@ def _added(ways: Ways, more: Ways) -> Ways:
         both[place] = both.get(place, 0) + count
     return both
 
-
+# %% ../../nbs/library/adapters/patterns.ipynb #p0211
 class Steps:
     "The steps that an expression may take beside a name, at most."
 
@@ -254,7 +254,7 @@ def _reads_back(parts):
             return True
     return False
 
-
+# %% ../../nbs/library/adapters/patterns.ipynb #p0312
 def check_patterns(
     config: dict,  # adapter_config.json
     path: str,  # for the message
@@ -282,7 +282,7 @@ def check_patterns(
         if back:
             refuse(setting, f"a pattern that refers back ({entry[:60]!r}), which is not run,")
 
-
+# %% ../../nbs/library/adapters/patterns.ipynb #p0314
 def check_steps(
     config: dict,  # adapter_config.json, from `check_patterns`
     names: Iterable[str],  # of layers, beside which its patterns will be run

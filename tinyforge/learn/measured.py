@@ -83,7 +83,7 @@ class Runs(list):
         runs = sorted(self, key=lambda run: run["seed"])
         return Figure(tuple(run.get(name, inf) for run in runs))
 
-
+# %% ../../nbs/learn/09_lora_or_full.ipynb #n0071
 def results(
     name: str,  # of a file in benchmarks/results
 ) -> dict:
