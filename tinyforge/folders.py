@@ -105,9 +105,16 @@ def write_provenance(
     folder,
     origin: dict,  # what JSON cannot hold is written as text
 ) -> None:
-    "Write where the content of a folder came from."
+    "Write where the content of a folder came from: a new file, in place of an earlier one."
     text = json.dumps(origin, indent=1, default=str)
-    (Path(folder) / PROVENANCE).write_text(text, encoding="utf-8")
+    new = Path(folder) / f".{PROVENANCE}.new"
+    new.unlink(missing_ok=True)  # of a process that was killed, or a link to anywhere
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(Path(folder) / PROVENANCE)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def read_provenance(

@@ -9,9 +9,7 @@ __all__ = ['AdapterDetails', 'show_adapter', 'AdapterCheck', 'check_adapter', 'n
 import math
 import os
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -257,7 +255,5 @@ def note_score(
             "mend or remove that entry: it should hold numbers between 0 and 1, by name",
         )
     with writing(AdapterError, str(path), path, do="make room, or get the right to write"):
-        with tempfile.TemporaryDirectory(prefix=".tinyforge-", dir=path) as new:
-            origin = with_base({**origin, "score": {**known, **scores}})
-            write_provenance(new, shared(origin))
-            (Path(new) / PROVENANCE).replace(path / PROVENANCE)
+        origin = with_base({**origin, "score": {**known, **scores}})
+        write_provenance(path, shared(origin))
