@@ -144,6 +144,19 @@ def _understood(read: Callable[..., SavedAdapter]) -> Callable[..., SavedAdapter
     return checked
 
 
+def _no_adapter(path):
+    "The error for a path that is no adapter; one that holds some names them."
+    do = "name a folder that `train` or PEFT's save_pretrained wrote"
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "there is no such folder"
+        return AdapterError(what, str(path), do)
+    held = sorted(file.parent.name for file in path.glob("*/adapter_config.json"))
+    if held:
+        do = f"name one of the adapters in it: {', '.join(held[:5])}"
+        do += " ..." if len(held) > 5 else ""
+    return AdapterError("there is no adapter_config.json", str(path), do)
+
+
 @_understood
 def read_adapter(
     path,  # folder, as saved by `train` or by PEFT
@@ -152,12 +165,7 @@ def read_adapter(
     path = as_folder(path)
     settings, notes = path / "adapter_config.json", path / PROVENANCE
     if not settings.is_file():
-        what = "is a file, not a folder" if path.exists() else "there is no such folder"
-        raise AdapterError(
-            "there is no adapter_config.json" if path.is_dir() else what,
-            str(path),
-            "name a folder that `train` or PEFT's save_pretrained wrote",
-        )
+        raise _no_adapter(path)
     config = _read_object(settings)
     check_config(config, str(path))
     origin = _read_object(notes) if notes.exists() else {}
