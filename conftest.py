@@ -35,6 +35,7 @@ def pytest_configure(config):
     if config.option.durations is None:
         config.option.durations = 10
     config.option.loadscopereorder = False  # of pytest-xdist: keep the order made here
+    os.environ.update(notebooks.threads(in_parallel(config, sys.maxsize)))
     config.pluginmanager.register(Stopwatch(config))
 
 

@@ -20,7 +20,8 @@ from tinyforge.errors import TinyforgeError
 from tinyforge.generation.model import AdaptedModel
 from transformers import GenerationConfig
 
-SECONDS = 5  # of computing that a case may take
+SECONDS = 10  # of computing that a case may take
+SECONDS_OF_TRAINING = 60  # it takes one when nothing else runs
 QUESTION = "How do I reset my password?"
 ROWS = [{"question": f"What is {n}?", "answer": f"{n} is a number."} for n in range(4)]
 ODD = [
@@ -74,8 +75,8 @@ def state_of(model):
 class Tally:
     "Counts how cases end; what is none of our errors is kept with what caused it."
 
-    def __init__(self):
-        self.ends, self.other = Counter(), []
+    def __init__(self, seconds=SECONDS):
+        self.seconds, self.ends, self.other = seconds, Counter(), []
 
     def try_out(self, options, run):
         "Run a case; whether it went right."
@@ -90,7 +91,7 @@ class Tally:
             end = "other"
             self.other.append((options, repr(e)[:200]))
         seconds = time.process_time() - began
-        assert seconds < SECONDS, (options, seconds)
+        assert seconds < self.seconds, (options, seconds)
         self.ends[end] += 1
         return end == "right"
 
@@ -156,7 +157,7 @@ def is_quick(config):
 @pytest.mark.filterwarnings("ignore")
 def test_training_options(cases, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng, tally, trained = random.Random(1), Tally(), Tally()
+    rng, tally, trained = random.Random(1), Tally(), Tally(SECONDS_OF_TRAINING)
     names = [field.name for field in fields(TrainingConfig)]
     may_be = {"here", "here.checkpoints", ".here.tinyforge-lock"}
     left = cases // 25  # trainings, which take longer
