@@ -33,6 +33,7 @@ from tinyforge.folders import (
     writing,
     written_whole,
 )
+from ..limits import free_memory
 from ..models.names import same_model
 from ..paths import reads
 from ..reports import Report
@@ -306,6 +307,24 @@ def _check_rank(rank, most):
             "choose one of them, or leave it out",
         )
 
+
+def _check_memory(parts, layers, method):
+    "AdapterError if updates written out in full, as all but the sum need them, do not fit."
+    if method == "exact":
+        return
+    free = free_memory("cpu")
+    for layer in layers:
+        factors, _ = _beside(layer, parts)
+        rows, columns = factors[0].shape
+        needed = 4 * rows * columns * (3 * len(factors) + 5)  # bytes: `ties` sorts places too
+        if needed > free:
+            raise AdapterError(
+                f"{layer} takes an update of {rows:,}x{columns:,}, and {method} would need"
+                f" {needed / 1e9:,.1f} GB for it where {free / 1e9:.1f} GB are free",
+                _sum_in_words((p.name, p.weight) for p in parts),
+                "use the method exact, which never writes an update out in full",
+            )
+
 # %% ../../nbs/library/adapters/combining.ipynb #b039
 def _thinning(method, density, seed):
     "What makes one update of several; None for the plain sum."
@@ -373,6 +392,7 @@ def combine(
     used = [p for p in parts if p.weight]
     layers = sorted({layer for p in used for layer in p.saved.factors})
     _check_rank(rank, _largest_rank(used, layers, method))
+    _check_memory(used, layers, method)
     thin, ranks, lost, sizes = _thinning(method, density, seed), {}, {}, {}
     for layer in layers:
         factors, weights = _beside(layer, used)
