@@ -165,8 +165,9 @@ STUDIES = {
     "real": [
         {**REAL, **run}
         for run in [
-            *scaled((2,), RATES[2:5], twice),
-            *scaled((8, 32), RATES[:5], twice),
+            *scaled((2,), RATES[2:6], twice),
+            *scaled((8,), RATES[:6], twice),
+            *scaled((32,), RATES[:5], twice),
             *({**run, "adam_beta2": 0.999} for run in scaled((32,), RATES[1:4], twice)),
             *full((1e-4, 2e-4, 4e-4)),
         ]

@@ -272,14 +272,21 @@ class TrainingConfig(LoraSettings):
 
     @classmethod
     def recommended(cls, **changes) -> "TrainingConfig":
-        "For quality: rank 32 on all linear layers, at a rate that suits the base's size."
+        """For quality: rank 32 on all linear layers, at a rate that suits the base's size.
+
+        AdamW's beta2 is 0.9, the same as beta1: better than 0.999 in 54 and in 240 steps
+        ("Which settings matter" in Learn), and near the best for pre-training (Orvieto & Gower
+        2025, arXiv 2505.21829)."""
         preset = {
             "lora_r": 32,
             "lora_alpha": 64,
             "lora_target_modules": "all-linear",
             "learning_rate": "auto",
         }
-        return cls(**{**preset, **changes})
+        more = changes.pop("trainer_args", {})
+        if isinstance(more, dict):  # what else it may be is refused below
+            more = {"adam_beta2": 0.9, **more}
+        return cls(**{**preset, **changes, "trainer_args": more})
 
     @classmethod
     def max_efficiency(cls, **changes) -> "TrainingConfig":
