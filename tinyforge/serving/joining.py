@@ -147,33 +147,34 @@ def _plain_layers(rows):
     )
 
 
-def _off(model, texts, said, others):
-    "The first of some rows of which a batch says something else than the model alone."
+def _off(model, texts, said, rounding):
+    "Whether a batch says something else of some rows than the model does of each alone."
     for text, logits in zip(texts, said):
         ids = torch.tensor([text], device=model.device)
         alone = model(input_ids=ids, use_cache=False).logits[0, -1]
-        if not same_size(distance(logits, alone), own_rounding(model, text, others)):
-            return text
-    return None
+        if not same_size(distance(logits, alone), rounding):
+            return True
+    return False
 
 
 @torch.no_grad()
 def _find_fault(model):
     first, second, third, others = probe_rows(model, (31, 14, 24, 7))
+    rounding = own_rounding(model, first, others)
     rows, new = JoinedRows(model), JoinedRows(model)
     said = rows.read([first[:25], second[:8]])
     if not _plain_layers(rows):
         return "it keeps more of what it has read than keys and values"
-    if _off(model, [first[:25], second[:8]], said, others):
+    if _off(model, [first[:25], second[:8]], said, rounding):
         return "rows that are read in one batch get other logits than alone"
     new.read([third[:19]])
     rows.join(new)
     said = rows.step([first[25], second[8], third[19]])
-    if _off(model, [first[:26], second[:9], third[:20]], said, others):
+    if _off(model, [first[:26], second[:9], third[:20]], said, rounding):
         return "rows that join a batch get other logits than alone"
     rows.keep([2, 1])
     said = rows.step([third[20], second[9]])
-    if _off(model, [third[:21], second[:10]], said, others):
+    if _off(model, [third[:21], second[:10]], said, rounding):
         return "rows that stay when others leave a batch get other logits than alone"
     return ""
 
