@@ -162,7 +162,7 @@ exponential_decay_length_penalty guidance_scale watermarking_config num_beams pe
 dola_layers prompt_lookup_num_tokens max_time stop_strings token_healing min_p typical_p
 epsilon_cutoff eta_cutoff encoder_repetition_penalty encoder_no_repeat_ngram_size
 remove_invalid_values cache_implementation constraints""".split()
-_NEUTRAL = (None, False, 0, 1, 1.0, [], {})
+_NEUTRAL: tuple = (None, False, 0, 1, 1.0, [], {})
 
 
 def unjoined_settings(

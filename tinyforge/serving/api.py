@@ -81,12 +81,10 @@ class Metrics:
 
         counter, seconds = prometheus.Counter, {"buckets": _SECONDS}
         self.requests = own(counter, "requests", "Requests", "model", "status")
-        self.first = own(
-            prometheus.Histogram, "first_token_seconds", "From a request to its first token", **seconds
-        )
-        self.whole = own(
-            prometheus.Histogram, "request_seconds", "From a request to its last token", **seconds
-        )
+        timed, first = prometheus.Histogram, "From a request to its first token"
+        self.first = own(timed, "first_token_seconds", first, **seconds)
+        last = "From a request to its last token"
+        self.whole = own(timed, "request_seconds", last, **seconds)
         engine = watch.engine
         for name, about, read in (
             ("running", "Answers that are being written", lambda: engine.running),
@@ -248,9 +246,8 @@ class Call:
         self.metrics.requests.labels(self.model, str(status)).inc()
         tokens = self.answers.prompt_tokens if self.answers else 0
         who = self.model or "nobody that is known"
-        log.info(
-            "%s: %d, %d tokens read, %d written, %.2f s", who, status, tokens, self.written, took
-        )
+        said = "%s: %d, %d tokens read, %d written, %.2f s"
+        log.info(said, who, status, tokens, self.written, took)
 
 # %% ../../nbs/library/serving/api.ipynb #i041
 def as_refusal(

@@ -26,7 +26,7 @@ _SHORTEST = 16  # letters of a key
 def read_keys(
     file=None,  # a key a line; the variable if missing
 ) -> tuple[str, ...]:
-    "The keys that open the API; ConfigError for a file that is none, or keys that are guessed."
+    "The keys that open the API; ConfigError for no file of keys, or keys that are guessed."
     where, text = VARIABLE, os.environ.get(VARIABLE, "")
     if file is not None:
         where = f"api_keys {file}"

@@ -33,7 +33,7 @@ class JoinedRows:
     ):
         self.model = model
         self.cache: Any = None  # of transformers, until there are rows
-        self.mask: torch.Tensor | None = None  # (rows, width): 1 for tokens, 0 for padding
+        self.mask: Any = None  # (rows, width): 1 for tokens, 0 for padding
         takes = inspect.signature(type(model).forward).parameters
         self._takes = takes.keys() & {"position_ids", "logits_to_keep"}
         self._name = cache_name(model)

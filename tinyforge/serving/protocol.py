@@ -210,7 +210,7 @@ def read_body(
     read = chat_in if prompts_in == "messages" else prompts_of
     found = read(prompts)
     if len(found) * n > most_choices:
-        what = f"{len(found) * n} answers are asked for, and {most_choices} are written at most"
+        what = f"{len(found) * n} answers are asked for, and {most_choices} are the most"
         raise Refusal(what, param=prompts_in)
     return Asked(model, found, manner, n, stream, usage, chat)
 
@@ -286,8 +286,8 @@ class Answers:
         "All answers at once."
         choices: list[dict[str, Any]] = []
         for index, (text, end) in enumerate(texts):
-            said = {"message": {"role": "assistant", "content": text}}
-            said = said if self.chat else {"text": text}
+            message = {"message": {"role": "assistant", "content": text}}
+            said: dict[str, Any] = message if self.chat else {"text": text}
             choices.append({"index": index, **said, "logprobs": None, "finish_reason": end})
         head = {**self.head, "object": self.whole_object}
         return {**head, "choices": choices, "usage": self.usage(written)}

@@ -15,6 +15,7 @@ from ..adapters.files import read_adapter
 from ..adapters.folder import adapter_folders, adapter_path, any_fault
 from ..adapters.format import SavedAdapter
 from ..errors import ConfigError, TinyforgeError, shown
+from ..models.loading import load_tokenizer
 from ..models.names import BASE, is_gguf, model_location
 from .watching import base_of_folder
 
@@ -97,6 +98,7 @@ def vllm_command(
     "The command that serves a folder with vLLM; ConfigError if there is nothing to serve."
     name = model_name or base_of_folder(folder)
     modules, left_out, ranks, templates = [], {}, [], []
+    template = load_tokenizer(name).chat_template
     for known in adapter_folders(folder):
         try:
             path = adapter_path(folder, known)
@@ -110,7 +112,7 @@ def vllm_command(
             continue
         modules.append(_module(known, Path(path).absolute()))
         ranks += saved.ranks
-        templates += [known] if saved.template else []
+        templates += [known] if saved.template not in (None, template) else []
     if not modules:
         why = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ConfigError(f"holds no adapter that vLLM serves: {why}", str(folder))
@@ -123,7 +125,7 @@ def vllm_command(
     notes = ["vLLM draws where a request sends no temperature: send temperature=0"]
     if templates:
         notes.append(
-            "vLLM writes every chat with the base's template: give --chat-template FILE if an"
-            f" adapter brought another ({', '.join(templates[:3])} …)"
+            "vLLM writes every chat with the base's template, and these brought another:"
+            f" {', '.join(templates)}; serve them apart, each with --chat-template"
         )
     return VllmCommand(words, left_out, notes)

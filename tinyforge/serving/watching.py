@@ -42,7 +42,8 @@ def base_of_folder(
         what = "holds no adapter that says which base it belongs to"
     else:
         what = f"holds adapters of {len(named)} bases: {', '.join(sorted(named))}"
-    raise ConfigError(what, str(folder), "pass model_name; adapters of other bases are refused")
+    do = "pass model_name; adapters of other bases are refused"
+    raise ConfigError(what, str(folder), do)
 
 # %% ../../nbs/library/serving/watching.ipynb #w021
 log = logging.getLogger(__name__)
