@@ -40,7 +40,7 @@ QUESTIONS = [
 ]
 
 
-def write_adapters(root, names, model, base="tinyforge-base", r=4, size=1.0):
+def write_adapters(root, names, model, base="tinyforge-base", r=4, size=3.0):
     "Adapters of random numbers, large enough to be heard."
     layers = [(n, m) for n, m in model.named_modules() if n.split(".")[-1] in LINEAR]
     for number, name in enumerate(names):
@@ -276,9 +276,17 @@ def test_odd_types(server):
         assert status == 400 and "Traceback" not in text
 
 
+class Connection(socket.socket):
+    "A socket that can hold what was read of it."
+
+    begun = b""
+
+
 def connected(server, text):
     host, port = server.at.removeprefix("http://").split(":")
-    found = socket.create_connection((host, int(port)), timeout=30)
+    found = Connection()
+    found.settimeout(30)
+    found.connect((host, int(port)))
     found.sendall(text.encode())
     return found
 
@@ -289,8 +297,19 @@ def started_stream(server, tokens=500, question="Hello", model="a"):
     text = json.dumps({**body, "temperature": 5})
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}"
     found = connected(server, f"{head}\r\n\r\n{text}")
-    assert b"200 OK" in found.recv(4096)
+    found.begun = found.recv(4096)
+    assert b"200 OK" in found.begun, found.begun
     return found
+
+
+def rest_of(stream):
+    "What comes until the other side ends it."
+    text = stream.begun
+    while b"[DONE]" not in text and (piece := stream.recv(65536)):
+        text += piece
+    return text
+
+
 
 
 def test_a_client_that_goes_away_frees_its_place(server):
@@ -302,7 +321,7 @@ def test_a_client_that_goes_away_frees_its_place(server):
             stream.close()
         start = time.monotonic()
         idle(server)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 10  # a token or two, on a busy machine
 
 
 def test_slow_and_broken_connections(server, client):
@@ -351,7 +370,7 @@ def test_keys_and_an_open_address(folder, tmp_path):
     assert refused.returncode == 1 and "--without-key" in refused.stderr
     with serving(folder, "--api-keys", str(keys), "--host", "0.0.0.0") as server:
         taken = subprocess.run(
-            [sys.executable, "-m", "tinyforge", "serve", str(folder), "--port", server.at[-5:].strip(":")],
+            [sys.executable, "-m", "tinyforge", "serve", str(folder), "--port", server.at.rpartition(":")[2]],
             capture_output=True,
             text=True,
         )
@@ -391,10 +410,8 @@ def test_the_folder_changes(folder, tmp_path):
             for _ in range(100):
                 ask(client, "new", "Hi", max_tokens=1)
                 time.sleep(0.05)
-        text = b""
-        while b"[DONE]" not in text:
-            text += stream.recv(65536)
-        assert b"error" not in text
+        text = rest_of(stream)
+        assert b"[DONE]" in text and b"error" not in text
 
 
 def test_a_signal_while_it_writes(folder):
@@ -403,12 +420,8 @@ def test_a_signal_while_it_writes(folder):
         streams = [started_stream(server, 150) for _ in range(3)]
         server.process.send_signal(signal.SIGTERM)
         for stream in streams:
-            text = b""
-            while b"[DONE]" not in text:
-                piece = stream.recv(65536)
-                assert piece, text[-300:]
-                text += piece
-            assert b"error" not in text
+            text = rest_of(stream)
+            assert b"[DONE]" in text and b"error" not in text
         assert server.process.wait(30) == 0
         assert "Traceback" not in server.log.read_text()
 
@@ -417,9 +430,7 @@ def test_no_grace_for_what_is_too_long(folder):
     with serving(folder, "--grace", "0.2") as server:
         stream = started_stream(server, 990)
         server.process.send_signal(signal.SIGTERM)
-        text = b""
-        while piece := stream.recv(65536):
-            text += piece
+        text = rest_of(stream)
         assert b"the server is stopping" in text or b"[DONE]" in text
         assert server.process.wait(30) == 0
 

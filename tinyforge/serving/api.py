@@ -422,7 +422,8 @@ def make_app(
         return {"object": "list", "data": cards}
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str):
+    async def model(request: Request):
+        name = request.scope["path"].removeprefix("/v1/models/")
         if watch.who(name) is None:
             what = f"there is no model {name[:100]!r}"
             return error(Refusal(what, 404, "model", "model_not_found"))
