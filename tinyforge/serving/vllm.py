@@ -110,7 +110,7 @@ def vllm_command(
         if fault:
             left_out[known] = fault
             continue
-        modules.append(_module(known, Path(path).absolute()))
+        modules.append(_module(known, path))
         ranks += saved.ranks
         templates += [known] if saved.template not in (None, template) else []
     if not modules:
