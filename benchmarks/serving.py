@@ -10,8 +10,8 @@ The base is the shipped one, in float32; adapters are random numbers, r=8, on al
 
 equal    1,000 requests over 100 adapters and five questions, 4 to 32 tokens each, all sent at
          once: none lost, each compared with `generate`, asked alone.
-batch    16 requests of 40 tokens, end tokens off: of 16 adapters, of one, of the base. Arms take
-         turns, in another order each round; CPU seconds, the median of the ratios of the rounds.
+batch    16 requests of 40 tokens, end tokens off: of 16 adapters, of one, of the base. Arms
+         take turns, in another order each round; CPU seconds, the median of the ratios.
 flow     The 1,000 requests for one adapter only, and over 100: tokens a CPU second while rows
          join and leave.
 first    Requests come at random times, as many a second as the engine can answer at 60 % of

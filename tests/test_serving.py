@@ -1,4 +1,4 @@
-"An API for a folder of adapters: asked by OpenAI's own client, by many, and by those who mean harm."
+"An API for a folder of adapters: asked by OpenAI's client, by many, and to do harm."
 
 import asyncio
 import contextlib
@@ -226,7 +226,7 @@ def raw(server, path, body=None, method=None, **headers):
 
 @pytest.mark.parametrize(
     "name",
-    ["../a", "a/../b", "/etc/passwd", "..", ".", "", "a\0", "a\n", "A", "lora_adapters/a", "\u202ea"],
+    ["../a", "a/../b", "/etc/passwd", "..", ".", "", "a\0", "a\n", "A", "x/a", "\u202ea"],
 )
 def test_names_lead_nowhere(server, name):
     status, text = raw(server, "/v1/chat/completions", {"model": name, "messages": chat("Hi")})
@@ -236,7 +236,10 @@ def test_names_lead_nowhere(server, name):
     assert status in (404, 307) or not name
 
 
-@pytest.mark.parametrize("path", ["/..%2f..%2fetc/passwd", "/%2e%2e/a", "//etc/passwd", "/docs"])
+PATHS = ["/..%2f..%2fetc/passwd", "/%2e%2e/a", "//etc/passwd", "/docs"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_paths_lead_nowhere(server, path):
     assert raw(server, path)[0] == 404
 
@@ -295,8 +298,8 @@ def started_stream(server, tokens=500, question="Hello", model="a"):
     "A connection on which an answer is being written, after its first pieces."
     body = {"model": model, "messages": chat(question), "stream": True, "max_tokens": tokens}
     text = json.dumps({**body, "temperature": 5})
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}"
-    found = connected(server, f"{head}\r\n\r\n{text}")
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    found = connected(server, f"{head}Content-Length: {len(text)}\r\n\r\n{text}")
     found.begun = found.recv(4096)
     assert b"200 OK" in found.begun, found.begun
     return found
@@ -326,7 +329,8 @@ def test_a_client_that_goes_away_frees_its_place(server):
 
 def test_slow_and_broken_connections(server, client):
     "They hold a connection each, and nobody waits for them."
-    slow = [connected(server, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX") for _ in "ab"]
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX"
+    slow = [connected(server, head) for _ in "ab"]
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{"
     slow += [connected(server, head) for _ in "ab"]
     deaf = [started_stream(server, 300) for _ in "ab"]  # nobody reads what comes
@@ -334,7 +338,7 @@ def test_slow_and_broken_connections(server, client):
     for text in ("GET / HTTP/9\r\n\r\n", "\0\1\2\r\n\r\n", "GET /" + "x" * 100_000):
         with contextlib.suppress(OSError):
             bad = connected(server, text)
-            assert b" 400 " in bad.recv(4096)[:40] or True
+            bad.recv(4096)
             bad.close()
     assert ask(client, "b", "Hi", max_tokens=3).choices
     for connection in (*slow, *deaf):
@@ -362,15 +366,16 @@ def test_keys_and_an_open_address(folder, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("key-of-the-shop-0001\nkey-of-the-shop-0002\n")
     keys.chmod(0o600)
+    command = [sys.executable, "-m", "tinyforge", "serve", str(folder)]
     refused = subprocess.run(
-        [sys.executable, "-m", "tinyforge", "serve", str(folder), "--host", "0.0.0.0"],
+        [*command, "--host", "0.0.0.0"],
         capture_output=True,
         text=True,
     )
     assert refused.returncode == 1 and "--without-key" in refused.stderr
     with serving(folder, "--api-keys", str(keys), "--host", "0.0.0.0") as server:
         taken = subprocess.run(
-            [sys.executable, "-m", "tinyforge", "serve", str(folder), "--port", server.at.rpartition(":")[2]],
+            [*command, "--port", server.at.rpartition(":")[2]],
             capture_output=True,
             text=True,
         )
@@ -465,7 +470,11 @@ def families():
             True,
         ),
         "neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**heads), True),
-        "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=3072, n_embd=64, n_layer=2, n_head=4), True),
+        "gpt2": (
+            GPT2LMHeadModel,
+            GPT2Config(vocab_size=3072, n_embd=64, n_layer=2, n_head=4),
+            True,
+        ),
         "mamba": (MambaForCausalLM, MambaConfig(**size), False),
     }
 
