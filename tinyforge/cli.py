@@ -11,8 +11,8 @@ __all__ = ['COMMANDS', 'CommandParser', 'command_parser', 'add_model', 'chosen',
            'prompts_of', 'answers_to', 'stream_answers', 'generate_parser', 'generate_command', 'Talk', 'begin_talk',
            'chat_command', 'evaluate_command', 'run_data_check', 'data_parser', 'data_command', 'weighted', 'run_list',
            'run_show', 'run_check', 'run_merge', 'run_combine', 'add_combine_options', 'adapters_parser',
-           'adapters_command', 'add_step_options', 'memory_command', 'ShowVersion', 'main_parser', 'carried_out',
-           'main']
+           'adapters_command', 'serve_parser', 'serve_command', 'add_step_options', 'memory_command', 'ShowVersion',
+           'main_parser', 'carried_out', 'main']
 
 # %% ../nbs/library/cli.ipynb #i004
 import argparse
@@ -1027,6 +1027,63 @@ def adapters_command(args: Sequence[str]) -> None:
     given = adapters_parser().parse_args(args)
     given.run(given)
 
+# %% ../nbs/library/cli.ipynb #k301
+_SERVE = {  # of `ServerSettings`: type and help
+    "host": (str, "address to listen on; 0.0.0.0 for all"),
+    "port": (int, "0 for one that is free"),
+    "api_keys": (str, "file with a key a line; clients send one of them"),
+    "most_rows": (int, "answers written at once"),
+    "most_waiting": (int, "answers that wait for a place; more get status 429"),
+    "most_tokens": (int, "tokens of an answer, where a request does not say"),
+    "most_bytes": (int, "bytes of a request"),
+    "seconds": (float, "for one request"),
+    "grace": (float, "seconds for what is under way, when it is stopped"),
+    "temperature": (float, "where a request does not say"),
+}
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    "What `tinyforge serve` understands."
+    from tinyforge.serving.server import ServerSettings
+
+    parser = command_parser(
+        "serve", "Answer over HTTP, as OpenAI's clients ask, from a folder of adapters."
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="of adapters, which may change")
+    add_base(parser)
+    usual = ServerSettings("")
+    for name, (kind, about) in _SERVE.items():
+        value = getattr(usual, name)
+        hint = "" if value is None else f" (default: {value})"
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=kind, default=value, help=about + hint)
+    for name, about in (
+        ("--without-key", "let everybody ask who reaches the address"),
+        ("--load-in-4bit", "the base in NF4"),
+        ("--trust-remote-code", "run code that lies in the base's own files"),
+        ("--verbose", "log each request: who was asked, status, tokens, seconds"),
+        ("--vllm", "print the command that serves the same folder with vLLM, and end"),
+    ):
+        parser.add_argument(name, action="store_true", help=about)
+    return parser
+
+
+def serve_command(args: Sequence[str]) -> None:
+    "tinyforge serve"
+    given = vars(serve_parser().parse_args(args))
+    is_verbose, for_vllm = given.pop("verbose"), given.pop("vllm")
+    from tinyforge.serving.server import ServerSettings, log_to_stderr, serve
+    from tinyforge.serving.vllm import vllm_command
+
+    if for_vllm:
+        names = ("folder", "model_name", "host", "port", "most_rows")
+        print(vllm_command(**{name: given[name] for name in names}))
+        return
+    log_to_stderr(is_verbose)
+    with redirect_stdout(sys.stderr):
+        serve(ServerSettings(**given))
+
+
 # %% ../nbs/library/cli.ipynb #k122
 def add_step_options(parser: argparse.ArgumentParser) -> None:
     "What decides the memory of a training step."
@@ -1104,6 +1161,7 @@ COMMANDS = {
     "chat": (chat_command, "talk with an adapter, or a model"),
     "evaluate": (evaluate_command, "measure an adapter on rows with right answers"),
     "adapters": (adapters_command, "list, show, check, combine and merge adapters"),
+    "serve": (serve_command, "answer over HTTP from a folder of adapters"),
     "params": (params_command, "count what an adapter would train"),
     "memory": (memory_command, "predict the memory of a training step"),
 }
