@@ -88,6 +88,7 @@ def main():
     parser.add_argument("--real", metavar="ADAPTER")
     parser.add_argument("--prompts", metavar="FILE")
     parser.add_argument("--only", nargs="+", help="families")
+    parser.add_argument("--out", default=str(RESULT), help="file (default: %(default)s)")
     given = parser.parse_args()
     prompts = Path(given.prompts).read_text().splitlines() if given.prompts else None
     rows = []
@@ -106,8 +107,8 @@ def main():
             for row in exported("SmolLM2-135M-Instruct", given.real, *more):
                 rows.append(row)
                 print(shown(row), flush=True)
-    about = machine("cpu", "gguf")
-    RESULT.write_text(json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps({**machine("cpu", "gguf"), "rows": rows}, indent=1, ensure_ascii=False)
+    Path(given.out).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

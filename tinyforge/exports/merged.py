@@ -91,11 +91,8 @@ def export_merged(
     subject = subject_of(adapter, model_name, prompts, **trust)
     reference, kind = subject.reference, subject.kind
     kept = _type_of(model_config(subject.base, **trust), dtype)
-    subject.merge()
-    subject.round(lambda name, p: p.to(kept).to(torch.float32))
+    rounding = subject.merge(kept)
     expected = subject.along()
-    told = [one.logits for one in reference.told]
-    rounding = max((a - b).abs().max().item() for a, b in zip(told, expected))
     sizes = reference.largest, reference.effect, rounding
     proof = Proof("merged", subject.name, subject.base, subject.family, *sizes, [])
     del subject  # or three models would be in memory

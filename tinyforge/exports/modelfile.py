@@ -183,5 +183,6 @@ def modelfile_for(
         lines.append('TEMPLATE """{{ .Prompt }}"""')
     stops = tokenizer.convert_ids_to_tokens(list(ends))
     lines += [f"PARAMETER stop {json.dumps(token, ensure_ascii=False)}" for token in stops]
-    lines.append("# greedy, as it was compared; take the line away to draw\nPARAMETER temperature 0")
+    lines += ["# greedy, as it was compared; take the line away to draw"]
+    lines.append("PARAMETER temperature 0")
     return "\n".join(lines) + "\n", remarks

@@ -86,15 +86,20 @@ class Subject:
         "What the configuration of the base calls it."
         return self.model.config.model_type
 
-    def merge(self) -> float:  # the largest difference to the adapter beside its base
+    def merge(
+        self,
+        dtype: torch.dtype = torch.float32,  # that base and result are rounded to
+    ) -> float:  # the largest difference to the adapter beside its base
         "Put the adapter into the weights; AdapterError if the model then says something else."
         key = str(self.path)
         self.store.close()
+        self.round(lambda name, p: p.to(dtype).float())
         exchange(self.model, self.saved, key, keep=False)
+        self.round(lambda name, p: p.to(dtype).float())
         merged = self.along()
         told = [one.logits for one in self.reference.told]
         for one, other in zip(told, merged):
-            check_same(key, one, other, torch.float32)
+            check_same(key, one, other, dtype)
         return max((a - b).abs().max().item() for a, b in zip(told, merged))
 
     @torch.no_grad()
