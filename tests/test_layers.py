@@ -20,6 +20,7 @@ LAYERS = [  # from the ground up; what stands on one line may not import its nei
     {"generation"},
     {"memory"},
     {"training"},
+    {"exports"},
     {"serving"},
     {"demo"},
     {"cli"},

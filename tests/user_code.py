@@ -13,6 +13,7 @@ from tinyforge import (
     count_parameters,
     dataset,
     estimate_memory,
+    export_adapter,
     list_adapters,
     load_base,
     merge_adapter,
@@ -89,6 +90,7 @@ def keep(folder: str) -> None:
     both = combine({f"{folder}/a": 0.7, f"{folder}/b": 0.3})
     print(both.error, list_adapters(folder))
     print(merge_adapter(f"{folder}/a", f"{folder}/merged").saved_bytes)
+    print(export_adapter(f"{folder}/a", "gguf", dtype="q8_0").checks[0].equal)
 
 
 PRESETS: list[TrainingConfig] = [

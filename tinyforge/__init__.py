@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; when it runs, `__getat
     from tinyforge.adapters.store import Adapters as Adapters
     from tinyforge.data.shipped import dataset as dataset
     from tinyforge.errors import TinyforgeError as TinyforgeError
+    from tinyforge.exports.export import export_adapter as export_adapter
     from tinyforge.memory.estimate import estimate_memory as estimate_memory
     from tinyforge.memory.measure import measure_memory as measure_memory
     from tinyforge.memory.estimate import what_fits as what_fits
@@ -32,6 +33,7 @@ _MODULES = {  # each public name, and the module that it is imported from when i
     "count_parameters": "models.parameters",
     "dataset": "data.shipped",
     "estimate_memory": "memory.estimate",
+    "export_adapter": "exports.export",
     "list_adapters": "adapters.folder",
     "load_base": "models.loading",
     "measure_memory": "memory.measure",
