@@ -14,6 +14,7 @@ import torch
 
 from .fused import fused, layers_of, not_in_place
 from .head import head_fault, hidden_states, token_losses
+from .products import frozen_products
 from tinyforge.compute.rounding import (
     base_of,
     distance,
@@ -120,6 +121,14 @@ class _Judge:
         return f"losses or gradients differ by {sizes}"
 
 
+def _try_products(stack, judge):
+    trial = ExitStack()
+    if trial.enter_context(frozen_products(judge.model)) and not judge.fault():
+        stack.enter_context(trial)
+    else:
+        trial.close()
+
+
 def _try_in_place(stack, judge, adapter, fast):
     layers = layers_of(judge.model, adapter)
     reasons = not_in_place(judge.model, adapter)
@@ -159,6 +168,7 @@ def _try_all(stack, model, collate, examples, adapter, fast):
     with in_eval_mode(model), planted(model, adapter):
         with failures_named("cannot be trained", base_of(model)):
             judge = _Judge(model, collate, examples)
+        _try_products(stack, judge)
         if IN_PLACE not in fast.unused:
             _try_in_place(stack, judge, adapter, fast)
         if IN_PIECES not in fast.unused:
