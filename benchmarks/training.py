@@ -121,7 +121,7 @@ CASES = (
     }
     if CUDA
     else {
-        "real-problems": Case("real", "problems", 4, 6),
+        "real-problems": Case("real", "problems", 4, 4),
         "real-instructions": Case("real", "instructions", 8, 3),
         "base": Case("base", "shipped", 8, 40),
     }
