@@ -30,7 +30,7 @@ SMALLEST = 2**21  # multiplications of numbers, from which oneDNN is faster
 
 @cache
 def onednn_is_faster() -> bool:
-    "Whether products in float32 are faster in oneDNN than as torch does them, on this machine."
+    "Whether products in float32 are faster in oneDNN than in MKL, on this machine."
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     by_mkl = torch.backends.mkl.is_available()
     return wide and by_mkl and _is_of_amd() and onednn_linear() is not None
