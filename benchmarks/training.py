@@ -4,8 +4,11 @@ And the least that it could take.
 
     # for that arm, which is left out where trl is missing; nothing else here needs it
     pip install trl
-    # writes benchmarks/results/training_cpu.json, or training_cuda.json where there is a GPU
+    # writes benchmarks/results/training_real_cpu.json, or training_cuda.json on a GPU
     python benchmarks/training.py --real FOLDER      # python tools/real_model.py makes one
+    python benchmarks/training.py --real FOLDER --threads 2
+    # in pieces: what is in the file already is not measured again
+    python benchmarks/training.py --real FOLDER --minutes 5
     python benchmarks/training.py --cases base --rounds 1 --steps 3     # to see that it runs
 
 Model, token ids, labels, order of examples, batches, optimizer, schedule and the random start
@@ -38,7 +41,7 @@ all).
 
 Memory is the most that was held during the training above what was held when it began:
 resident memory on a CPU, torch.cuda.max_memory_allocated on a GPU. Other processes disturb
-CPU seconds less than wall seconds; one thread (--threads 1) is disturbed least. On a GPU each
+CPU seconds less than wall seconds; one thread is disturbed least. On a GPU each
 case also says what share of its arithmetic limit a training reaches: 4 operations a weight
 and token (6 with checkpointing), at the rate at which this GPU multiplies matrices of 8,192 x
 8,192 in bfloat16.
@@ -118,8 +121,8 @@ CASES = (
     }
     if CUDA
     else {
-        "real-problems": Case("real", "problems", 4, 8),
-        "real-instructions": Case("real", "instructions", 8, 6),
+        "real-problems": Case("real", "problems", 4, 4),
+        "real-instructions": Case("real", "instructions", 8, 3),
         "base": Case("base", "shipped", 8, 40),
     }
 )
@@ -514,12 +517,17 @@ def share_of_limit(case, place, tokens_per_second, rate):
     return tokens_per_second * (6 if case.checkpointing else 4) * weights / rate
 
 
-def summary(case, rows):
+def name_of(case, threads):
+    "What a case is called in the results: the number of threads where it is not one."
+    return case if threads == 1 or CUDA else f"{case}, {threads} threads"
+
+
+def summary(case, threads, rows):
     "Medians over rounds, ratios within rounds, and how far the losses are from Tinyforge's."
     by = {
         (row["round"], row["arm"]): row
         for row in rows
-        if row["case"] == case and "error" not in row
+        if (row["case"], row["threads"]) == (case, threads) and "error" not in row
     }
     arms = [a for a in ARMS if any(a == arm for _, arm in by)]
     rounds = sorted({r for r, _ in by})
@@ -621,11 +629,10 @@ def arms_of(case):
     return [arm for arm in ARMS if arm not in left_out]
 
 
-def write(given, rate, chosen, rows):
-    "Write what has been measured so far."
-    found = {
+def about(given, rate):
+    "What is equal in all rows of a file."
+    return {
         **machine("cuda" if CUDA else "cpu", "accelerate", "trl"),
-        "threads": given.threads,
         "operations_per_second": rate,
         "settings": {
             "rank": RANK,
@@ -633,21 +640,35 @@ def write(given, rate, chosen, rows):
             "seed": SEED,
             "max_length": MAX_LENGTH,
             "uncounted_steps": UNCOUNTED,
-            "rounds": given.rounds,
         },
         "cases": {
             name: asdict(case) | ({"steps": given.steps} if given.steps else {})
-            for name, case in chosen.items()
+            for name, case in CASES.items()
         },
-        "results": {
-            name: summary(name, rows)
-            for name in chosen
-            if any(row["case"] == name for row in rows)
-        },
-        "rows": rows,
     }
+
+
+def found_before(given, now):
+    "The rows of the file that is there, if they were measured with the same on the same."
+    if CUDA or not given.out.exists():
+        return []
+    before = json.loads(given.out.read_text())
+    same = ("device", "versions", "settings", "cases")
+    if any(before.get(name) != now[name] for name in same):
+        raise SystemExit(f"{given.out} was measured with other settings or versions: move it")
+    return [row for row in before["rows"] if "error" not in row]
+
+
+def write(given, now, rows):
+    "Write what has been measured so far."
+    kinds = sorted({(row["threads"], list(CASES).index(row["case"])) for row in rows})
+    names = [(list(CASES)[place], threads) for threads, place in kinds]
+    results = {name_of(*kind): summary(*kind, rows) for kind in names}
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    text = json.dumps({**now, "results": results, "rows": rows}, indent=1)
+    part = given.out.with_suffix(".part")
+    part.write_text(text + "\n")
+    part.replace(given.out)
 
 
 def main():
@@ -661,13 +682,14 @@ def main():
     parser.add_argument(
         "--steps", type=int, help=f"counted steps of a run, after {UNCOUNTED} that are not"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin none later")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path(__file__).parent
         / "results"
-        / f"training_{'cuda' if CUDA else 'cpu'}.json",
+        / f"training_{'cuda' if CUDA else 'real_cpu'}.json",
     )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -679,7 +701,10 @@ def main():
         parser.error("the real model needs --real; python tools/real_model.py makes a folder")
     if not find_spec("trl"):
         print("trl is not installed: its arm is left out")
-    rows, rate = [], operations_per_second() if CUDA else None
+    begun = time.monotonic()
+    now = about(given, operations_per_second() if CUDA else None)
+    rate, rows = now["operations_per_second"], found_before(given, now)
+    there = {(row["case"], row["threads"], row["round"], row["arm"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         places = {"base": BASE, "real": given.real}
         for name, case in chosen.items():
@@ -707,15 +732,23 @@ def main():
                     f" {found['memory'] / 1e6:,.0f} MB"
                 )
                 print(name, number, arm, said, flush=True)
-                return {"case": name, "round": number, "arm": arm, **found}
+                about_it = {"case": name, "threads": given.threads, "round": number}
+                return {**about_it, "arm": arm, **found}
 
-            arms = [arm for arm in arms_of(case) if arm in given.arms]
             for number in range(given.rounds):
+                arms = [
+                    arm
+                    for arm in arms_of(case)
+                    if arm in given.arms and (name, given.threads, number, arm) not in there
+                ]
+                if not arms or time.monotonic() - begun > 60 * given.minutes:
+                    continue
                 with ThreadPoolExecutor(len(arms) if CUDA else 1) as pool:
                     rows += pool.map(partial(run, number), arms)
-            write(given, rate, chosen, rows)
+                write(given, now, rows)
     for name in chosen:
-        show(name, summary(name, rows))
+        if any((row["case"], row["threads"]) == (name, given.threads) for row in rows):
+            show(name_of(name, given.threads), summary(name, given.threads, rows))
     print(f"\nwritten to {given.out}")
 
 

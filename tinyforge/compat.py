@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TRIED', 'PRIVATE_NAMES', 'PrivateName', 'missing_names', 'no_warnings', 'quiet', 'pattern_tree', 'stands_in_the_way',
            'to_mend', 'attention_of', 'cache_name', 'set_attention', 'configurations', 'can_make', 'brings_code',
-           'make_without_weights', 'forward_hooks', 'own_tensors', 'one_gpu_only', 'attention_in_rows', 'without_plans',
-           'fake_tensor_mode', 'dispatch_mode', 'tensors_in', 'storage_key', 'operator_name', 'masks_replaced',
-           'mask_builders']
+           'make_without_weights', 'forward_hooks', 'own_tensors', 'one_gpu_only', 'onednn_linear', 'attention_in_rows',
+           'without_plans', 'fake_tensor_mode', 'dispatch_mode', 'tensors_in', 'storage_key', 'operator_name',
+           'masks_replaced', 'mask_builders']
 
 # %% ../nbs/library/compat.ipynb #i002
 import inspect
@@ -47,6 +47,7 @@ PRIVATE_NAMES = [
         ("torch.utils._pytree", "tree_leaves", "the tensors in a nested result"),
         ("torch:UntypedStorage", "_cdata", "which storage a tensor lies in"),
         ("torch.nn:Module", "register_forward_hook", "makes `_forward_hooks`"),
+        ("torch:_C", "_has_mkldnn", "whether oneDNN is built in"),
         ("transformers:PretrainedConfig", "_attn_implementation", "which attention is in use"),
         ("transformers:PreTrainedModel", "_from_config", "a model without its weights"),
         ("transformers:AutoModelForCausalLM", "_model_mapping", "which models it can make"),
@@ -255,6 +256,27 @@ def one_gpu_only(
     arguments._n_gpu = min(1, arguments.n_gpu)
 
 # %% ../nbs/library/compat.ipynb #g002
+@cache
+def onednn_linear() -> Callable | None:
+    """oneDNN's x Wᵀ + b for tensors that lie as usual; None where torch has none.
+
+    Takes x: (rows, in), W: (out, in) and b: (out,) or None; in float32, on a CPU, no gradient.
+    """
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        linear = torch.ops.mkldnn._linear_pointwise.default
+    except (AttributeError, RuntimeError):
+        return None
+
+    def multiply(x, weight, bias=None):
+        return linear(x, weight, bias, "none", [], "")
+
+    return multiply
+
+
 @cache
 def attention_in_rows() -> Callable | None:
     """Causal flash attention within examples that lie end to end; None where torch has none.

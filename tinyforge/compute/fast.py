@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 import torch
 
 from .fused import fused, layers_of, not_in_place
+from .gates import lean_gates
 from .head import head_fault, hidden_states, token_losses
+from .norms import short_norms
+from .products import frozen_products
 from tinyforge.compute.rounding import (
     base_of,
     distance,
@@ -98,7 +101,7 @@ class _Judge:
 
     def __init__(self, model, collate, examples):
         first = examples[0]
-        self.model = model
+        self.model, self.trusting = model, False
         self.batch = collate([first])
         self.labelled = sum(label >= 0 for label in first.labels[1:])
         self.usual = self.outcome(self.batch)
@@ -112,12 +115,23 @@ class _Judge:
         return short_step(self.model, batch, self.labelled)
 
     def fault(self):
-        "What is wrong with the way that is in use now; empty if nothing is."
+        "What is wrong with the way that is in use now; empty if nothing is, or it trusts."
+        if self.trusting:
+            return ""
         off = self.outcome(self.batch).off(self.usual)
         if same_size(off, self.own):
             return ""
         sizes = f"{off:.1e}, and the model's own rounding is {self.own:.1e}"
         return f"losses or gradients differ by {sizes}"
+
+
+def _try(stack, judge, change):
+    "Use a change of a model's modules, if there is any to make and it is exact."
+    trial = ExitStack()
+    if trial.enter_context(change(judge.model)) and not judge.fault():
+        stack.enter_context(trial)
+    else:
+        trial.close()
 
 
 def _try_in_place(stack, judge, adapter, fast):
@@ -152,17 +166,33 @@ def _try_head(stack, judge, fast):
     fast.used.append(IN_PIECES)
 
 # %% ../../nbs/library/compute/fast.ipynb #d3cfed
+def _try_each(stack, judge, adapter, fast):
+    "Try one way after the other."
+    for change in (frozen_products, short_norms, lean_gates):
+        _try(stack, judge, change)
+    if IN_PLACE not in fast.unused:
+        _try_in_place(stack, judge, adapter, fast)
+    if IN_PIECES not in fast.unused:
+        _try_head(stack, judge, fast)
+
+
 def _try_all(stack, model, collate, examples, adapter, fast):
-    "Try what is not ruled out; nothing of the trial is kept."
+    "Try what is not ruled out, first all at once, and one by one if that is not exact."
     if {IN_PLACE, IN_PIECES} <= fast.unused.keys():
         return
     with in_eval_mode(model), planted(model, adapter):
         with failures_named("cannot be trained", base_of(model)):
             judge = _Judge(model, collate, examples)
-        if IN_PLACE not in fast.unused:
-            _try_in_place(stack, judge, adapter, fast)
-        if IN_PIECES not in fast.unused:
-            _try_head(stack, judge, fast)
+        for trusting in (True, False):
+            found = FastStep(unused=dict(fast.unused))
+            with ExitStack() as trial:
+                judge.trusting = trusting
+                _try_each(trial, judge, adapter, found)
+                judge.trusting = False
+                if not trusting or not judge.fault():
+                    stack.enter_context(trial.pop_all())
+                    fast.used, fast.unused = found.used, found.unused
+                    return
 
 # %% ../../nbs/library/compute/fast.ipynb #c925b9
 @contextmanager

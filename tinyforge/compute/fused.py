@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .products import product
+
 # %% ../../nbs/library/compute/fused.ipynb #f313
 def _in_four_bits(base):
     return hasattr(base, "quant_state") and type(base).__name__ == "Linear4bit"
@@ -33,7 +35,7 @@ class _Update(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, base, weight, A, B, scale):
-        narrow = x @ A.T.to(x.dtype)
+        narrow = product(x, A.to(x.dtype))
         ctx.save_for_backward(x, narrow, weight, A, B)
         ctx.base = base
         ctx.scale = scale
@@ -42,13 +44,13 @@ class _Update(torch.autograd.Function):
     @staticmethod
     def backward(ctx, outer):
         x, narrow, weight, A, B = ctx.saved_tensors
-        back = (outer @ B.to(x.dtype)).mul_(ctx.scale)
+        back = product(outer, B.T.to(x.dtype)).mul_(ctx.scale)
         of_x = None
         if ctx.needs_input_grad[0]:
             W = _matrix(ctx.base, weight).to(x.dtype)
-            of_x = (outer @ W).addmm_(back, A.to(x.dtype))
-        of_A = (back.T @ x).to(A.dtype)
-        of_B = (outer.T @ narrow).to(B.dtype).mul_(ctx.scale)
+            of_x = product(outer, W.T).addmm_(back, A.to(x.dtype))
+        of_A = product(back.T, x.T).to(A.dtype)
+        of_B = product(narrow.T, outer.T).T.to(B.dtype).mul_(ctx.scale)
         return of_x, None, None, of_A, of_B, None
 
 

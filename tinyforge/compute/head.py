@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .products import product
 from .rounding import base_of
 from ..data.chat import IGNORED
 
@@ -27,7 +28,7 @@ class _FrozenHead(torch.autograd.Function):
         rows = max(16, 2**24 // len(weight))  # at a time: 64 MB of logits
         for start in range(0, len(hidden), rows):
             h, y = hidden[start : start + rows], labels[start : start + rows, None]
-            z = F.linear(h, weight, bias).float()
+            z = product(h, weight, bias).float()
             z -= z.amax(1, keepdim=True)
             chosen = z.gather(1, y)
             total = z.exp_().sum(1, keepdim=True)
@@ -35,7 +36,7 @@ class _FrozenHead(torch.autograd.Function):
             if wanted:
                 z /= total
                 z.scatter_add_(1, y, torch.full_like(chosen, -1.0))
-                torch.mm(z.to(weight.dtype), weight, out=gradient[start : start + rows])
+                gradient[start : start + rows] = product(z.to(weight.dtype), weight.T)
             del z  # before the next ones
         if wanted:
             ctx.save_for_backward(gradient)
