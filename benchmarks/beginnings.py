@@ -67,9 +67,9 @@ CASES = {
     "base-two": Case("base", (200, 200), 20, 20, 16, 4),
     "base-prompt": Case("base", (300,), 20, 40, 8, 6, on_prompt=True),
     "base-nothing": Case("base", (), 320, 40, 8, 10),
-    "real-one": Case("real", (300,), 20, 40, 8, 2),
+    "real-one": Case("real", (300,), 20, 40, 8, 1),
     "real-two": Case("real", (200, 200), 20, 20, 16, 1, checkpointing=True),
-    "real-nothing": Case("real", (), 320, 40, 8, 2),
+    "real-nothing": Case("real", (), 320, 40, 8, 1),
 }
 TARGETS = {  # times faster at least; memory at most
     "one": (3, 0.4),

@@ -2,6 +2,7 @@
 
 import json
 import random
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import pytest
@@ -19,6 +20,8 @@ from tinyforge.data import trees
 from tinyforge.data.batches import flatten
 from tinyforge.data.chat import IGNORED, Example
 from tinyforge.data.trees import flatten_shared, tree_of
+from tinyforge.generation import evaluating
+from tinyforge.generation import model as answering
 from tinyforge.models.loading import load_tokenizer
 from tinyforge.training import steps, tuning
 
@@ -284,3 +287,31 @@ def test_the_question_is_asked_only_where_something_is_shared(tmp_path):
         assert not asked
         trained(tmp_path, write_rows(tmp_path / "b.jsonl", 40), "b")
     assert asked == [1]
+
+
+@pytest.mark.parametrize("adapter", [None, "of-a-run"])
+def test_an_evaluation_gives_the_same_losses(adapter, tmp_path):
+    "The loss of `evaluate`, whole and of each row, with an adapter and without."
+    rows = write_rows(tmp_path / "rows.jsonl", 40, groups=2)
+    trainer = tinyforge.RealTrainer(tinyforge.TrainingConfig(output_dir=str(tmp_path / "a")))
+    if adapter:
+        with quiet():
+            trainer.train(rows, show=False)
+    reports = []
+    for shares in (False, True):
+        seen = []
+
+        def noted(examples, *args):
+            seen.append(len(examples))
+            return flatten_shared(examples, *args)
+
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(evaluating, "flatten_shared", noted))
+            if not shares:
+                stack.enter_context(patch.object(answering, "can_share", lambda *args: False))
+            reports.append(trainer.evaluate(rows, max_new_tokens=2, show=False))
+        assert bool(seen) == shares
+    usual, shared = reports
+    assert shared.loss == pytest.approx(usual.loss, 1e-5)
+    for mine, theirs in zip(shared.missed, usual.missed, strict=True):
+        assert mine.said == theirs.said and mine.loss == pytest.approx(theirs.loss, 1e-4)

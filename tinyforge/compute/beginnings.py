@@ -44,24 +44,17 @@ def _with_respect_to(total, kept):
 
 
 @torch.enable_grad()
-def _apart(model, rows, tree):
-    "The logits of each row alone; the derivative of all of them, at the places of a tree."
-    said, total = [], 0
-    for row, places in zip(rows, tree.places):
-        ids = torch.tensor([row], device=base_of(model).device)
-        with kept_embeddings(model) as kept:
-            logits = model(input_ids=ids, use_cache=False).logits[0].float()
-        gradient = _with_respect_to(_weighted(logits), kept)
-        whole = gradient.new_zeros(len(tree.ids), gradient.shape[1])
-        whole[places] = gradient
-        said.append(logits.detach())
-        total = total + whole
-    return said, total
+def _alone(model, row):
+    "The logits of a row; their derivative with respect to its embeddings."
+    ids = torch.tensor([row], device=base_of(model).device)
+    with kept_embeddings(model) as kept:
+        logits = model(input_ids=ids, use_cache=False).logits[0].float()
+    return logits.detach(), _with_respect_to(_weighted(logits), kept)
 
 
 @torch.enable_grad()
-def _together(model, tree):
-    "The same from a tree; None instead of it if a row depends on what is not on its path."
+def _together(model, tree, asked):
+    "The logits of rows in a tree; the derivative of one row's, and of all rows'."
     batch = {
         "input_ids": torch.tensor([tree.ids]),
         "position_ids": torch.tensor([tree.positions]),
@@ -72,32 +65,35 @@ def _together(model, tree):
     with kept_embeddings(model) as kept:
         inputs = on_device(batch, base_of(model).device)
         logits = model(**inputs, use_cache=False).logits[0].float()
-    said, total = [], 0
-    for places in tree.places:
-        said.append(logits[places].detach())
-        gradient = _with_respect_to(_weighted(logits[places]), kept)
-        others = sorted(set(range(len(tree.ids))) - set(places))
-        if gradient[others].any():
-            return None
-        total = total + gradient
-    return said, total
+    said = [logits[places] for places in tree.places]
+    one = _with_respect_to(_weighted(said[asked]), kept)
+    return said, one, _with_respect_to(sum(map(_weighted, said)), kept)
+
+
+def _summed(gradients, tree):
+    "The derivatives of rows, at the places of a tree."
+    total = gradients[0].new_zeros(len(tree.ids), gradients[0].shape[1])
+    for gradient, places in zip(gradients, tree.places):
+        total[places] += gradient
+    return total
 
 
 def _fault(model, rows, other):
     "What is wrong with a tree of rows; empty if nothing is."
-    tree = tree_of(rows, least=1)
-    alone, gradient = _apart(model, rows, tree)
+    tree, middle = tree_of(rows, least=1), len(rows) // 2
+    alone, gradients = zip(*(_alone(model, row) for row in rows))
     with rounded_otherwise(model):
-        moved = distance(_apart(model, rows, tree)[1], gradient)
+        moved = distance(_alone(model, rows[middle])[1], gradients[middle])
+    rounded = own_rounding(model, rows[middle], other)
     with attention_by_example(model):
-        found = _together(model, tree)
-    if found is None:
+        said, one, all_of_them = _together(model, tree, middle)
+    others = sorted(set(range(len(tree.ids))) - set(tree.places[middle]))
+    if one[others].any():
         return "rows that share a beginning see each other"
-    said, summed = found
-    for row, logits, usual in zip(rows, said, alone):
-        if not same_size(distance(logits, usual), own_rounding(model, row, other)):
-            return "rows that share a beginning get other logits than alone"
-    if not same_size(distance(summed, gradient), max(moved, one_rounding(model))):
+    if not all(same_size(distance(*pair), rounded) for pair in zip(said, alone)):
+        return "rows that share a beginning get other logits than alone"
+    off = distance(all_of_them, _summed(gradients, tree))
+    if not same_size(off, max(moved, one_rounding(model))):
         return "a shared beginning gets another gradient than its rows alone"
     return ""
 
@@ -106,8 +102,8 @@ def sharing_fault(
     model,  # a causal language model that takes attention by example
 ) -> str:  # empty if there is none
     "Why a shared beginning that is computed once would not be as good as its rows apart."
-    trunk, branch, *ends = probe_rows(model, (9, 5, 6, 4, 7, 5))
-    rows = [trunk + branch + ends[0], trunk + branch + ends[1], trunk + ends[2], ends[3]]
+    trunk, branch, *ends = probe_rows(model, (6, 4, 4, 5, 6))
+    rows = [trunk + branch + ends[0], trunk + branch + ends[1], trunk + ends[2]]
     with in_eval_mode(model):
         try:
             return _fault(model, rows, ends[2])
