@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'BY_EXAMPLE', 'attend_by_example', 'attention_by_example', 'attention_fault', 'can_attend_by_example',
-           'flattening_fault', 'flattening_is_exact', 'Batching', 'choose_batching']
+           'kept_embeddings', 'flattening_fault', 'flattening_is_exact', 'Batching', 'choose_batching']
 
 # %% ../../nbs/library/compute/attention.ipynb #i002
 import inspect
@@ -24,6 +24,7 @@ from tinyforge.compat import (
     quiet,
     set_attention,
 )
+from .paths import attend_along_paths
 from tinyforge.compute.rounding import (
     base_of,
     distance,
@@ -55,15 +56,32 @@ def _at_once(kernel, query, key, value, borders, scale):
     return kernel(*rows, _on(query.device, tuple(borders)), longest, scale)[None]
 
 
-def _attend(module, query, key, value, attention_mask, cu_seq_lens_q=None, **options):
+def _attend(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    cu_seq_lens_q=None,
+    cu_seq_lens_k=None,
+    **options,
+):
     """Scaled dot-product attention within each example of a flattened row.
 
-    query, key, value: (1, heads, tokens, size).
+    query, key, value: (1, heads, tokens, size). Where the row is a tree of examples,
+    `cu_seq_lens_k` says where what hangs below each segment ends.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if cu_seq_lens_q is None:
         raise ValueError("the borders of the examples did not reach the attention")
+    if cu_seq_lens_k is not None:
+
+        def attend(*part):
+            return sdpa_attention_forward(module, *part, None, **options)[0]
+
+        borders = cu_seq_lens_q, cu_seq_lens_k
+        return attend_along_paths(attend, query, key, value, *borders, **options), None
     kernel = attention_in_rows()
     if kernel and _fits_one_kernel(query, options.get("dropout")):
         scale = options.get("scaling")
@@ -145,7 +163,9 @@ def _end_to_end(model, rows, borders):
 
 # %% ../../nbs/library/compute/attention.ipynb #05529f
 @contextmanager
-def _embeddings_of(model):
+def kept_embeddings(
+    model,  # of transformers, with or without an adapter
+) -> Iterator[list[torch.Tensor]]:  # filled by each forward pass
     "While it lasts, what comes out of the embedding is a leaf of the graph, and is kept."
     kept = []
 
@@ -163,7 +183,7 @@ def _embeddings_of(model):
 @torch.enable_grad()
 def _derivative_leaks(model, rows, borders):
     "Whether what is said of one of two rows depends on the embeddings of the other."
-    with _embeddings_of(model) as kept:
+    with kept_embeddings(model) as kept:
         said = _end_to_end(model, rows, borders)
     n = len(rows[0])
     for i, logits in enumerate(said):

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['asked_of', 'with_beside', 'training_settings', 'row_reader', 'column_choices', 'loads_first', 'read_prompts',
-           'answer_alone', 'is_right', 'written_answer', 'loss_batches', 'outputs_of', 'losses_of', 'Missed',
-           'missed_table', 'missed_of', 'EvaluationReport', 'Right', 'rights_of', 'remarks', 'evaluation_report']
+           'answer_alone', 'is_right', 'written_answer', 'can_share', 'shared_batches', 'loss_batches', 'outputs_of',
+           'losses_of', 'Missed', 'missed_table', 'missed_of', 'EvaluationReport', 'Right', 'rights_of', 'remarks',
+           'evaluation_report']
 
 # %% ../../nbs/library/generation/evaluating.ipynb #i004
 import math
@@ -13,10 +14,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
+from ..compute.attention import attention_by_example, attention_fault
+from ..compute.beginnings import sharing_fault
 from ..compute.head import token_losses
 from ..data.batches import on_device, pad, padder
 from ..data.chat import IGNORED, Example
@@ -25,6 +29,7 @@ from ..data.files import STRICT, file_records
 from ..data.messages import ROLES, absent, is_message
 from ..data.records import Problem, Row, UnusableRow, describe_problems, read_rows
 from ..data.shapes import ANSWERS, CONVERSATIONS, QUESTIONS
+from ..data.trees import begin_alike, flatten_shared
 from ..errors import DataError
 from ..figures import GREY, style
 from .prompts import Beside, is_chat, system_of
@@ -310,6 +315,45 @@ def written_answer(
 _LOGITS = 2**26  # of a batch, at most: 256 MB
 
 
+def _labelled(example):
+    "How many of an example's tokens are trained."
+    return sum(label != IGNORED for label in example.labels[1:])
+
+
+_FAULTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of models that were asked
+
+
+def can_share(
+    model,  # that answers: the base, or what stands around it
+    loaded: LoadedBase,
+    examples: Sequence[Example],
+) -> bool:
+    "Whether what examples begin with may be computed once; a model is asked once."
+    if loaded.task != CAUSAL or not begin_alike(e.input_ids for e in examples):
+        return False
+    if attention_fault(loaded.model.config, max(len(e.input_ids) for e in examples)):
+        return False
+    if model not in _FAULTS:
+        _FAULTS[model] = sharing_fault(model)
+    return not _FAULTS[model]
+
+
+def shared_batches(
+    examples: Iterable[Example],
+    words: int,  # outputs of the model's head
+) -> list[list[Example]]:
+    "Examples that begin alike together; logits are those of their labelled tokens."
+    found: list[list[Example]] = []
+    labelled = 0
+    for example in sorted(examples, key=lambda e: e.input_ids):
+        labelled += _labelled(example)
+        if not found or labelled * words > _LOGITS or len(found[-1]) >= 32:
+            found.append([])
+            labelled = _labelled(example)
+        found[-1].append(example)
+    return found
+
+
 def loss_batches(
     examples: Iterable[Example],
     words: int,  # outputs of the model's head
@@ -336,15 +380,20 @@ def losses_of(
     model,  # that answers: the base, or what stands around it
     loaded: LoadedBase,
     examples: list[Example],  # of one batch
+    shared: bool = False,  # compute what they begin with once; see `can_share`
 ) -> list[tuple[float, int]]:  # of each example: nats, trained tokens
     "The loss of each example, and how many tokens it is the sum of."
     fill = loaded.tokenizer.pad_token_id or 0
-    if loaded.task == CAUSAL:
+    way: AbstractContextManager = nullcontext()
+    if shared:
+        batch, way = flatten_shared(examples), attention_by_example(model)
+    elif loaded.task == CAUSAL:
         batch = pad(examples, fill)
     else:
         batch = padder(loaded.task, loaded.model, fill)(examples)
-    losses = token_losses(model, on_device(batch, loaded.model.device)).double().cpu()
-    counts = [sum(label != IGNORED for label in e.labels[1:]) for e in examples]
+    with way:
+        losses = token_losses(model, on_device(batch, loaded.model.device)).double().cpu()
+    counts = [_labelled(e) for e in examples]
     return [(part.sum().item(), n) for part, n in zip(losses.split(counts), counts)]
 
 # %% ../../nbs/library/generation/evaluating.ipynb #e041

@@ -33,6 +33,7 @@ from .beginnings import Beginnings
 from tinyforge.generation.evaluating import (
     EvaluationReport,
     asked_of,
+    can_share,
     column_choices,
     evaluation_report,
     loads_first,
@@ -41,6 +42,7 @@ from tinyforge.generation.evaluating import (
     outputs_of,
     rights_of,
     row_reader,
+    shared_batches,
     training_settings,
     with_beside,
 )
@@ -339,10 +341,14 @@ class AdaptedModel(BaseWithAdapters):
     def _losses(self, examples, name, bar):
         "Of each example: nats, trained tokens."
         loaded, found = self._memory.loaded, {}
-        for batch in loss_batches(examples, outputs_of(loaded)):
+        with self.lock, self._answering([name]):
+            shared = can_share(self.model, loaded, examples)
+        batches_of = shared_batches if shared else loss_batches
+        for batch in batches_of(examples, outputs_of(loaded)):
+            rows = 1 if shared else len(batch)
             enough = memory_guard(ConfigError, "in an evaluation", "evaluate", FEWER)
-            with enough, self.lock, self._answering([name] * len(batch)):
-                losses = losses_of(self.model, loaded, batch)
+            with enough, self.lock, self._answering([name] * rows):
+                losses = losses_of(self.model, loaded, batch, shared)
             found.update(zip(map(id, batch), losses))
             bar.update(len(batch))
         return [found[id(example)] for example in examples]

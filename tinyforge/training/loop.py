@@ -8,8 +8,9 @@ __all__ = ['LongestFirst', 'Share', 'WithBlank', 'trained_parameters', 'is_sprea
            'trainer_options', 'check_arguments', 'try_optimizer', 'training_arguments']
 
 # %% ../../nbs/library/training/loop.ipynb #i004
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +37,10 @@ class LongestFirst:
         lengths: list[int],  # tokens of each example
         step_size: int,  # examples of a step
         seed: int,  # with the epoch, it decides the order
+        meet: Callable[[list[int]], list[int]] | None = None,  # orders the examples of a step
     ):
         self.lengths, self.step_size, self.seed, self.epoch = lengths, step_size, seed, 0
+        self.meet = meet
 
     def set_epoch(self, epoch: int) -> None:
         "Which epoch comes next; Trainer says it."
@@ -47,13 +50,20 @@ class LongestFirst:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        if self.meet is None:
+            return iter(order)
+        starts = range(0, len(order), self.step_size)
+        return itertools.chain(*(self.meet(order[n : n + self.step_size]) for n in starts))
+
+    def _order(self):
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self), generator=random).tolist()
         if self.epoch > 0:
-            return iter(order)
+            return order
         longest = sorted(order, key=lambda i: -self.lengths[i])[: self.step_size]
         first = set(longest)
-        return iter(longest + [i for i in order if i not in first])
+        return longest + [i for i in order if i not in first]
 
 # %% ../../nbs/library/training/loop.ipynb #l022
 class Share:

@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl
 from transformers.trainer_utils import speed_metrics
 
+from ..compute.beginnings import Sharing
 from ..compute.head import token_losses
 from ..data.batches import on_device
+from ..data.trees import flatten_shared, meeting
 from ..errors import ConfigError, TrainingError
 from .callbacks import GradientCheck, Pace, ProgressBar
 from .checks import check_step, not_finite, number_of
@@ -50,14 +52,18 @@ def with_lines(
     return collate_with_lines
 
 
+def _real_tokens(batch):
+    return int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+
+
 def count_tokens(
     batches: list[dict],  # the micro-batches of a step
 ) -> tuple[int, int]:  # labelled, read
     "The tokens of a step; padding is not read, and a blank example is padding."
     batches = [b for b in batches if b["lines"].any()]
-    labelled = sum(int((b["labels"] >= 0).sum()) for b in batches)
-    real = [b.get("attention_mask", torch.ones_like(b["input_ids"])) for b in batches]
-    return labelled, sum(int(mask.sum()) for mask in real)
+    labelled = sum(len(b["loss_at"]) for b in batches if "loss_at" in b)
+    labelled += sum(int((b["labels"] >= 0).sum()) for b in batches if "loss_at" not in b)
+    return labelled, sum(b.get("read") or _real_tokens(b) for b in batches)
 
 # %% ../../nbs/library/training/steps.ipynb #s021
 def sums_of_losses(
@@ -115,15 +121,19 @@ class LabelledTokenTrainer(Trainer):
         asked: Sequence = (),  # from `stop_on_signal`
         show: bool = False,  # whether a person watches
         tokenizer=None,  # of the model, for callbacks
+        sharing: Sharing = Sharing(),  # where shared beginnings are computed once
     ):
         super().__init__(
             model=model,
             args=run.arguments,
             train_dataset=run.examples,
-            data_collator=with_lines(collate, run.examples.files),
+            data_collator=with_lines(
+                flatten_shared if sharing.training else collate, run.examples.files
+            ),
             callbacks=list(run.callbacks),
         )
-        self.run, self.adapter = run, adapter
+        self.run, self.adapter, self.sharing = run, adapter, sharing
+        self.read_held_out = with_lines(flatten_shared if sharing.held_out else collate)
         self.processes = self.args.world_size
         self.lost: list[int] = []  # lines of this process whose loss is no number
         # of the best evaluation
@@ -164,7 +174,16 @@ class LabelledTokenTrainer(Trainer):
         c = self.run.config
         step_size = c.batch_size * c.gradient_accumulation_steps * self.processes
         lengths = [len(e.input_ids) for e in self.run.examples]
-        return LongestFirst(lengths, step_size, c.seed)
+        meet = self.meet if self.sharing.training else None
+        return LongestFirst(lengths, step_size, c.seed, meet)
+
+    def meet(
+        self,
+        places: list[int],  # of the examples of one step
+    ) -> list[int]:  # the same, in another order
+        "Have examples that begin alike stand in one micro-batch."
+        rows = [self.run.examples[i].input_ids for i in places]
+        return [places[n] for n in meeting(rows, self.args.train_batch_size)]
 
     def get_train_dataloader(self):
         if self.processes == 1:
@@ -243,10 +262,12 @@ class LabelledTokenTrainer(Trainer):
                 "callbacks",
                 "set eval_data or eval_fraction",
             )
-        items = WithBlank(sorted(held_out, key=lambda e: -len(e.input_ids)))
-        order = range(len(items))
+        ordered = sorted(held_out, key=lambda e: -len(e.input_ids))
+        if self.sharing.held_out:
+            ordered = [ordered[n] for n in meeting([e.input_ids for e in ordered], size)]
+        items, order = WithBlank(ordered), range(len(ordered))
         for places in Share(order, size, self.processes, self.args.process_index):
-            yield self.data_collator([items[place] for place in places])
+            yield self.read_held_out([items[place] for place in places])
 
     def evaluate(self, *args, **options) -> dict[str, float]:
         "The loss of the held-out examples, in nats per labelled token; see `remember`."
@@ -357,10 +378,12 @@ def make_trainer(
     asked: Sequence = (),  # from `stop_on_signal`
     show: bool = False,  # whether a person watches
     tokenizer=None,  # of the model, for callbacks
+    sharing: Sharing = Sharing(),  # where shared beginnings are computed once
 ) -> LabelledTokenTrainer:
     "What carries a run out; ConfigError for `trainer_args` that Trainer refuses."
+    told = adapter, asked, show, tokenizer, sharing
     try:
-        return LabelledTokenTrainer(run, model, collate, adapter, asked, show, tokenizer)
+        return LabelledTokenTrainer(run, model, collate, *told)
     except (ImportError, ValueError) as e:
         raise ConfigError(
             str(e).splitlines()[0], "trainer_args", "leave it out, or install what it needs"
