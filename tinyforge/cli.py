@@ -367,6 +367,8 @@ def train_command(args: Sequence[str]) -> None:
     presets = Literal["minimal", "recommended", "max_efficiency"]
     file = arg(metavar="FILE", help="settings in YAML; an option wins", help_behavior_hint="")
     flag = arg(help="do not show how it goes", help_behavior_hint="")
+    only = "say what the run would take: memory, disk and time; write nothing"
+    dry = arg(help=only, help_behavior_hint="")
 
     one = arg(metavar="DATA", help="a file of examples")
     more = arg(metavar="[DATA ...]", help="and others", help_behavior_hint="")
@@ -382,12 +384,17 @@ def train_command(args: Sequence[str]) -> None:
         preset: Annotated[presets, arg(help="what is not given otherwise")] = "minimal",
         config: Annotated[str, file] = "",
         silent: FlagCreatePairsOff[Annotated[bool, flag]] = False,
+        dry_run: FlagCreatePairsOff[Annotated[bool, dry]] = False,
     ):
         file = read_settings(config) if config else {}
         resume = training.pop("resume", None)
         settings = made_settings(preset, file, training, config)
         files = files_of([data, *others])
         trainer = tinyforge.RealTrainer(settings)
+        if dry_run:
+            with said_once():
+                print(trainer.plan(files))
+            return
         with said_once():  # of several processes that a launcher started
             print(trainer.train(files, show=not silent, resume=resume))
 
