@@ -54,9 +54,10 @@ def _highest(meter: Meter) -> dict[str, tuple[int, int]]:  # phase -> all, in sm
 def _stays(meter: Meter) -> list[int]:  # bytes, as in `_STAYS`
     "What is there all the time."
     sizes = dict.fromkeys(_STAYS, 0)
-    for phase, n, sign in meter.events:
-        if meter.kinds[n] in _STAYS and sign > 0:
-            sizes[meter.kinds[n]] += meter.sizes[n]
+    for _, n, sign in meter.events:
+        kind = meter.kinds[n]
+        if kind in _STAYS and sign > 0:
+            sizes[str(kind)] += meter.sizes[n]
     return list(sizes.values())
 
 
@@ -75,8 +76,8 @@ def _step_peak(figures) -> StepPeak:
     "What a run needs to know of figures."
     above = {phase: n for (what, phase), n in figures.items() if what == "above"}
     top = max(above, key=lambda phase: above[phase])
-    stays = [round(figures["stays", name]) for name in (*_STAYS, "widest")]
-    return StepPeak(*stays, round(above[top]), round(figures["small", top]))
+    stays = {name: round(figures["stays", name]) for name in (*_STAYS, "widest")}
+    return StepPeak(**stays, above=round(above[top]), small=round(figures["small", top]))
 
 # %% ../../nbs/library/memory/highest.ipynb #hi021
 _DEPTHS = 2, 3, 5

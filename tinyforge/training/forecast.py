@@ -221,7 +221,7 @@ def stopwatch_for(
 def foreseen_and_taken(
     run: Run,
     watch: Stopwatch,  # of the run, which has ended
-) -> dict[str, dict]:  # "foreseen" and "taken", as `TrainResult` has them
+) -> tuple[dict, dict]:  # as `TrainResult` has them
     "What was foreseen of a run, and what it took."
     known, taken = dict(watch.foreseen), dict(watch.taken)
     if run.card is not None:
@@ -229,4 +229,4 @@ def foreseen_and_taken(
     taken["peak"] = most_resident()
     if torch.cuda.is_available():
         taken["peak"] = torch.cuda.max_memory_reserved()
-    return {"foreseen": {k: v for k, v in known.items() if v is not None}, "taken": taken}
+    return {k: v for k, v in known.items() if v is not None}, taken

@@ -195,11 +195,13 @@ def carry_out(
     check_not_asked(run, asked, runner.state.max_steps)
     runner.keep_best()
     total = tuning.base_parameters + (trained if tuning.adapter else 0)
+    foreseen, taken = foreseen_and_taken(run, watch)
     return replace(
         run.result(trained, total, batching.name),
         used=[*batching.used, *fast.used],
         unused={**batching.unused, **fast.unused},
-        **foreseen_and_taken(run, watch),
+        foreseen=foreseen,
+        taken=taken,
     )
 
 
