@@ -143,6 +143,8 @@ class Stopwatch(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kw):
         self._lap(self.seen)
+        if self.ends:
+            control.should_save = False  # nothing is written
         if not self.foreseen and self._is_enough(state):
             self._foresee(state)
             self.told(self.foreseen["seconds"])

@@ -164,7 +164,7 @@ class RealTrainer(AdaptedModel):
         """What `train` would take: memory, disk and time. Nothing is written.
 
         The base is loaded, and steps are taken for ten seconds or a little more; then all
-        is put back. Errors as in `train`."""
+        is put back. Errors as in `train`, but for those of the folder of the result."""
         join_processes()
         enough = memory_guard(TrainingError, "before the first step, or after the last")
         with self.lock, said_once(), enough:
@@ -229,7 +229,7 @@ class RealTrainer(AdaptedModel):
                 self._tuning = self._made_whole(run, saved)
             return result
         except BaseException as e:
-            if isinstance(e, NotFiniteError):
+            if isinstance(e, NotFiniteError) and not run.only_foreseen:
                 e = keep_last_good(e, self._tuning)
             e = memory_ran_out(e, run, self._tuning)
             self._undo(*before)

@@ -169,7 +169,7 @@ def carry_out(
     alone = run.arguments.world_size == 1
     batching = choose_batches(tuning)
     stopping: AbstractContextManager[list[int]] = nullcontext([])
-    if alone:
+    if alone and not run.only_foreseen:
         stopping = stop_on_signal()
     is_small = run.config.gradient_checkpointing and model.device.type == "cpu"
     with (
