@@ -70,6 +70,9 @@ class TrainResult(Report):
     stopped: str = ""  # why it ended before its last step
     used: list = field(default_factory=list)  # what made its steps fast
     unused: dict = field(default_factory=dict)  # what did not -> why
+    # seconds, cpu_seconds, and bytes: peak of the process or the GPU, disk of the result
+    foreseen: dict = field(default_factory=dict)
+    taken: dict = field(default_factory=dict)  # the same names; a peak holds what was before
 
     @property
     def first_loss(self) -> float:
@@ -103,11 +106,20 @@ class TrainResult(Report):
         if self.used:
             rows.append(("fast by", ", ".join(self.used)))
         rows += [("not used", f"{what}: {why}") for what, why in self.unused.items()]
+        if self.taken.get("seconds", 0) > 60 and "seconds" in self.foreseen:
+            rows.append(("foreseen", self._foreseen()))
         return [
             *rows,
             ("speed", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s"),
             ("saved", f"{self.saved_bytes / 1e6:.2f} MB in {self.output_dir}"),
         ]
+
+    def _foreseen(self) -> str:
+        said = f"{self.foreseen['seconds']:.0f} s, taken {self.taken['seconds']:.0f} s"
+        if "peak" in self.foreseen and "peak" in self.taken:
+            most, was = self.foreseen["peak"] / 1e9, self.taken["peak"] / 1e9
+            said += f"; {most:.2f} GB at the peak, taken {was:.2f} GB"
+        return said
 
     def _held_out(self) -> str:
         step, best = min(self.evaluations, key=lambda e: e[1])

@@ -18,6 +18,7 @@ from ..data.examples import Examples
 from ..folders import versions
 from ..generation.prompts import shared_options, shared_system
 from ..models.sharing import without_secrets
+from .card import RunCard
 from .checkpoints import Checkpoints, Progress
 from .config import TrainingConfig
 from .processes import process_count
@@ -105,6 +106,8 @@ class Run:
     checkpoints: Checkpoints | None = None  # where it is kept; None: nowhere
     place: Path | None = None  # the checkpoint to go on from; None: begin anew
     callbacks: list["TrainerCallback"] = field(default_factory=list)  # of transformers
+    card: RunCard | None = None  # what it will take
+    only_foreseen: bool = False  # whether it ends when its time is foreseen, with no result
     # what was trained, whole, if it was spread over processes
     weights: dict[str, "torch.Tensor"] | None = None
 

@@ -68,6 +68,8 @@ def save_result(
         with written_whole(target, is_locked=True) as new:
             write_result(new, loaded, trained, origin)
             result.saved_bytes = sum(f.stat().st_size for f in new.glob("*.safetensors"))
+            files = (f for f in new.rglob("*") if f.is_file())
+            result.taken["disk"] = sum(f.stat().st_size for f in files)
             finished = datetime.now().astimezone().isoformat(timespec="seconds")
             origin["finished"] = finished  # known to the adapter in memory too
             origin["run"], origin["result"] = run.digest, result.to_dict()
