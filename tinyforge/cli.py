@@ -11,8 +11,8 @@ __all__ = ['COMMANDS', 'CommandParser', 'command_parser', 'add_model', 'chosen',
            'prompts_of', 'answers_to', 'stream_answers', 'generate_parser', 'generate_command', 'Talk', 'begin_talk',
            'chat_command', 'evaluate_command', 'run_data_check', 'data_parser', 'data_command', 'weighted', 'run_list',
            'run_show', 'run_check', 'run_merge', 'run_combine', 'add_combine_options', 'adapters_parser',
-           'adapters_command', 'serve_parser', 'serve_command', 'add_step_options', 'memory_command', 'ShowVersion',
-           'main_parser', 'carried_out', 'main']
+           'adapters_command', 'serve_parser', 'serve_command', 'export_parser', 'lines_of', 'export_command',
+           'add_step_options', 'memory_command', 'ShowVersion', 'main_parser', 'carried_out', 'main']
 
 # %% ../nbs/library/cli.ipynb #i004
 import argparse
@@ -367,6 +367,8 @@ def train_command(args: Sequence[str]) -> None:
     presets = Literal["minimal", "recommended", "max_efficiency"]
     file = arg(metavar="FILE", help="settings in YAML; an option wins", help_behavior_hint="")
     flag = arg(help="do not show how it goes", help_behavior_hint="")
+    only = "say what the run would take: memory, disk and time; write nothing"
+    dry = arg(help=only, help_behavior_hint="")
 
     one = arg(metavar="DATA", help="a file of examples")
     more = arg(metavar="[DATA ...]", help="and others", help_behavior_hint="")
@@ -382,12 +384,17 @@ def train_command(args: Sequence[str]) -> None:
         preset: Annotated[presets, arg(help="what is not given otherwise")] = "minimal",
         config: Annotated[str, file] = "",
         silent: FlagCreatePairsOff[Annotated[bool, flag]] = False,
+        dry_run: FlagCreatePairsOff[Annotated[bool, dry]] = False,
     ):
         file = read_settings(config) if config else {}
         resume = training.pop("resume", None)
         settings = made_settings(preset, file, training, config)
         files = files_of([data, *others])
         trainer = tinyforge.RealTrainer(settings)
+        if dry_run:
+            with said_once():
+                print(trainer.plan(files))
+            return
         with said_once():  # of several processes that a launcher started
             print(trainer.train(files, show=not silent, resume=resume))
 
@@ -1084,6 +1091,51 @@ def serve_command(args: Sequence[str]) -> None:
         serve(ServerSettings(**given))
 
 
+# %% ../nbs/library/cli.ipynb #k311
+def export_parser() -> argparse.ArgumentParser:
+    "What `tinyforge export` understands."
+    parser = command_parser(
+        "export", "Take an adapter elsewhere, and see that it answers there as here."
+    )
+    parser.add_argument("adapter", metavar="ADAPTER", help="its folder")
+    formats = ("peft", "merged", "gguf-adapter", "gguf")
+    parser.add_argument("--to", choices=formats, required=True, help="what it becomes")
+    parser.add_argument("--output-dir", help="folder for the export (default: ADAPTER-FORMAT)")
+    add_base(parser)
+    about = "of the weights: float32, bfloat16 or float16 if merged, f16, q8_0 or f32 if gguf"
+    parser.add_argument("--dtype", help=about)
+    about = "prompts to be asked, one to a line, before those of the library"
+    parser.add_argument("--prompts", metavar="FILE", help=about)
+    about = "folder in which node-llama-cpp is installed, to ask llama.cpp"
+    parser.add_argument("--node-llama-cpp", metavar="FOLDER", help=about)
+    about = "what Ollama calls the base, for the Modelfile of a gguf-adapter"
+    parser.add_argument("--ollama-base", metavar="NAME", help=about)
+    about = "run code that lies in the base's own files"
+    parser.add_argument("--trust-remote-code", action="store_true", help=about)
+    return parser
+
+
+def lines_of(
+    file: str | None,  # None for none
+    where: str,  # the option, for the message
+) -> list[str]:
+    "The lines of a text file that are not empty; ConfigError if it cannot be read."
+    if file is None:
+        return []
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"cannot be read: {reason}", where, "name a text file") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def export_command(args: Sequence[str]) -> None:
+    "tinyforge export"
+    given = vars(export_parser().parse_args(args))
+    given["prompts"] = lines_of(given["prompts"], "--prompts")
+    print(tinyforge.export_adapter(given.pop("adapter"), **given))
+
 # %% ../nbs/library/cli.ipynb #k122
 def add_step_options(parser: argparse.ArgumentParser) -> None:
     "What decides the memory of a training step."
@@ -1162,6 +1214,7 @@ COMMANDS = {
     "evaluate": (evaluate_command, "measure an adapter on rows with right answers"),
     "adapters": (adapters_command, "list, show, check, combine and merge adapters"),
     "serve": (serve_command, "answer over HTTP from a folder of adapters"),
+    "export": (export_command, "take an adapter elsewhere, and see that it answers there"),
     "params": (params_command, "count what an adapter would train"),
     "memory": (memory_command, "predict the memory of a training step"),
 }

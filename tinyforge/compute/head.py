@@ -136,10 +136,11 @@ def hidden_states(
 # %% ../../nbs/library/compute/head.ipynb #c016
 def token_losses(
     model,  # of transformers, for any of the three tasks, with or without an adapter
-    batch: dict,  # from `flatten`, `pad`, `pad_pairs` or `pad_texts`
+    batch: dict,  # from `flatten`, `flatten_shared`, `pad`, `pad_pairs` or `pad_texts`
 ) -> torch.Tensor:  # (labelled,) float32: cross-entropy of each labelled token, in nats
     "The loss of each labelled token of a batch."
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    ours = ("labels", "loss_at", "read")
+    inputs = {name: value for name, value in batch.items() if name not in ours}
     # with a cache, flattened examples see each other
     rows = model(**inputs, use_cache=False).logits
     labels = batch["labels"]
@@ -149,5 +150,7 @@ def token_losses(
         rows, labels = rows[labels != IGNORED], labels[labels != IGNORED]
     head = open_head(model)
     if head:
-        return head_losses(rows, head, labels)
-    return F.cross_entropy(rows.float(), labels, reduction="none")
+        losses = head_losses(rows, head, labels)
+    else:
+        losses = F.cross_entropy(rows.float(), labels, reduction="none")
+    return losses[batch["loss_at"]] if "loss_at" in batch else losses

@@ -30,9 +30,11 @@ from ..errors import AdapterError, ModelError, TinyforgeError, TrainingError
 from ..limits import SMALLER, out_of_memory, ran_out
 from ..models.loading import LoadedBase, quantised_as
 from ..models.parameters import count_parameters
+from ..memory.process import give_back, own_pages
 from ..models.tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ
 from .checkpoints import stop_on_signal
 from .config import rate_by_size
+from .forecast import foreseen_and_taken, stopwatch_for
 from .loop import gradient_checkpointing, trained_parameters
 from .result import TrainResult
 from .run import Run
@@ -185,8 +187,9 @@ def carry_out(
     batching = choose_batches(tuning)
     sharing = share_beginnings(tuning, batching)
     stopping: AbstractContextManager[list[int]] = nullcontext([])
-    if alone:
+    if alone and not run.only_foreseen:
         stopping = stop_on_signal()
+    is_small = run.config.gradient_checkpointing and model.device.type == "cpu"
     with (
         quiet(),
         batching.context,
@@ -199,17 +202,26 @@ def carry_out(
         ) as fast,
         gradient_checkpointing(tuning.loaded.model, run.config),
         stopping as asked,
+        own_pages(is_small),
     ):
         told = tuning.adapter, asked, show, tuning.loaded.tokenizer, sharing
         runner = make_trainer(run, model, batching.collate, *told)
+        watch = stopwatch_for(run, tuning.loaded.model)
+        runner.add_callback(watch)
+        give_back()  # what the models were asked with
         runner.carry_out()
     check_not_asked(run, asked, runner.state.max_steps)
     runner.keep_best()
     total = tuning.base_parameters + (trained if tuning.adapter else 0)
+    foreseen, taken = foreseen_and_taken(run, watch)
     return replace(
         run.result(trained, total, batching.name),
         used=[*batching.used, *sharing.used, *fast.used],
         unused={**batching.unused, **sharing.unused, **fast.unused},
+        used=[*batching.used, *fast.used],
+        unused={**batching.unused, **fast.unused},
+        foreseen=foreseen,
+        taken=taken,
     )
 
 
