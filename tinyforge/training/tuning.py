@@ -218,8 +218,6 @@ def carry_out(
         run.result(trained, total, batching.name),
         used=[*batching.used, *sharing.used, *fast.used],
         unused={**batching.unused, **sharing.unused, **fast.unused},
-        used=[*batching.used, *fast.used],
-        unused={**batching.unused, **fast.unused},
         foreseen=foreseen,
         taken=taken,
     )
