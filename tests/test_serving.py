@@ -269,7 +269,7 @@ def test_odd_types(server):
         [{"role": "user"}],
         [{"content": "x"}],
         [{"role": 5, "content": "x"}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///"}}]}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a:/"}}]}],
         [{"role": "user", "content": {"a": 1}}],
         [{"role": "user", "content": "x", "tool_calls": [1]}],
         [None],

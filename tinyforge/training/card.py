@@ -23,7 +23,7 @@ from .config import TrainingConfig
 from .fitting import second_share
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
+    from transformers import TrainingArguments
 
 # %% ../../nbs/library/training/card.ipynb #cr011
 # percent of what was taken, on average and at most: benchmarks/results/run_card_cpu.json
@@ -113,7 +113,7 @@ _FILES = 20_000  # bytes of the small files of a result, about
 def disk_of(
     config: TrainingConfig,
     trained: int,  # bytes of what is trained
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer,  # of the base
     steps: int,  # of the run
     held_out: bool = False,  # whether the best weights are kept
 ) -> tuple[int, int]:  # of the result, and of checkpoints beside it
@@ -164,7 +164,7 @@ def card_of(
     examples: Examples,
     held_out: Examples | None,
     steps: int,  # of the run
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer,  # of the base
     simulated: tuple[StepSettings, StepPeak | None] | None,  # from `check_memory`
     loaded: bool,  # whether the base is in memory already
     trained: int | None = None,  # bytes of what is trained, if they are known otherwise
