@@ -11,7 +11,6 @@ import logging
 import math
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..data.chat import IGNORED
 from ..data.examples import Examples
@@ -21,9 +20,6 @@ from ..memory.step import StepSettings
 from ..reports import Report, megabytes, say
 from .config import TrainingConfig
 from .fitting import second_share
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
 
 # %% ../../nbs/library/training/card.ipynb #cr011
 # percent of what was taken, on average and at most: benchmarks/results/run_card_cpu.json
@@ -147,7 +143,7 @@ def peak_of(
 
 def steps_of(
     config: TrainingConfig,
-    arguments: "TrainingArguments",  # of transformers
+    arguments,  # TrainingArguments of transformers
     examples: int,  # trained on
 ) -> int:
     "How many steps a run takes, counted as transformers' Trainer does."

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import TrainerCallback
@@ -23,12 +22,9 @@ from .card import duration, steps_of
 from .loop import LongestFirst
 from .run import Run
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 # %% ../../nbs/library/training/forecast.ipynb #fo011
 def work_of(
-    model: "PreTrainedModel",  # of transformers, without an adapter
+    model,  # PreTrainedModel of transformers, without an adapter
     use_lora: bool = True,  # or all weights are trained
     checkpointing: bool = False,  # whether blocks are computed twice
 ) -> Callable[[list[Example]], float]:  # examples of a micro-batch -> operations
@@ -202,7 +198,7 @@ def tell_time(
 
 def stopwatch_for(
     run: Run,
-    model: "PreTrainedModel",  # the base
+    model,  # PreTrainedModel: the base
 ) -> Stopwatch:
     "A stopwatch for a run."
     config = run.config
