@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/library/training/card.ipynb #cr011
 # percent of what was taken, on average and at most: benchmarks/results/run_card_cpu.json
-MEMORY_OFF = 3.24, 7.13
-TIME_OFF = 3.03, 6.95
-DISK_OFF = 2.56, 6.33
-MEASURED_ON = 5  # configurations
+MEMORY_OFF = 2.71, 7.13
+TIME_OFF = 3.05, 6.95
+DISK_OFF = 2.72, 6.33
+MEASURED_ON = 6  # configurations
 
 
 def duration(
