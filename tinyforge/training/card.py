@@ -23,10 +23,10 @@ from .fitting import second_share
 
 # %% ../../nbs/library/training/card.ipynb #cr011
 # percent of what was taken, on average and at most: benchmarks/results/run_card_cpu.json
-MEMORY_OFF = 3.75, 7.13
-TIME_OFF = 3.76, 6.95
-DISK_OFF = 2.87, 6.33
-MEASURED_ON = 4  # configurations
+MEMORY_OFF = 2.71, 7.13
+TIME_OFF = 3.05, 6.95
+DISK_OFF = 2.72, 6.33
+MEASURED_ON = 6  # configurations
 
 
 def duration(
