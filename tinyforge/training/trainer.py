@@ -320,7 +320,7 @@ def card_for(
     saved: SavedAdapter | None,  # the adapter to begin with
     base: "PreTrainedModel | None",  # if it is in memory already
     task: Task,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer,  # of the base
 ) -> RunCard:
     "What a run will take; ConfigError if it cannot fit into the memory that is free."
     config = run.config
