@@ -60,10 +60,11 @@ def gated(
 ) -> torch.Tensor:
     "down(act(gate) * up), of which only gate and up are kept."
     inner = _Gated.apply(gate, up, act)
-    place = storage_key(inner.untyped_storage())
+    # `keep` lives as long as the graph, so it may not hold the tensor itself
+    place, size = storage_key(inner.untyped_storage()), inner.numel()
 
     def keep(tensor):
-        all_of_it = tensor.numel() == inner.numel() and tensor.is_contiguous()
+        all_of_it = tensor.numel() == size and tensor.is_contiguous()
         if not all_of_it or storage_key(tensor.untyped_storage()) != place:
             return tensor
         return _Again(gate, up, act, tensor.shape)
