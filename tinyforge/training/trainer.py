@@ -60,7 +60,7 @@ from tinyforge.training.tuning import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 # %% ../../nbs/library/training/trainer.ipynb #c012
 class RealTrainer(AdaptedModel):
