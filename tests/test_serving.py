@@ -313,13 +313,12 @@ def rest_of(stream):
     return text
 
 
-
-
 def test_a_client_that_goes_away_frees_its_place(server):
     idle(server)
     for _ in range(3):
         streams = [started_stream(server, 900) for _ in range(4)]
-        assert health(server)["running"] > 0
+        found = health(server)
+        assert found["running"] + found["waiting"] > 0
         for stream in streams:
             stream.close()
         start = time.monotonic()
@@ -416,7 +415,7 @@ def test_the_folder_changes(folder, tmp_path):
                 ask(client, "new", "Hi", max_tokens=1)
                 time.sleep(0.05)
         text = rest_of(stream)
-        assert b"[DONE]" in text and b"error" not in text
+        assert b"[DONE]" in text and b'"error":' not in text
 
 
 def test_a_signal_while_it_writes(folder):
@@ -426,7 +425,7 @@ def test_a_signal_while_it_writes(folder):
         server.process.send_signal(signal.SIGTERM)
         for stream in streams:
             text = rest_of(stream)
-            assert b"[DONE]" in text and b"error" not in text
+            assert b"[DONE]" in text and b'"error":' not in text
         assert server.process.wait(30) == 0
         assert "Traceback" not in server.log.read_text()
 

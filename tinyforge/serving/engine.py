@@ -190,6 +190,7 @@ class Engine:
         self._retired: set[str] = set()
         self._rows = JoinedRows(self.model)
         self._jobs: list[Job] = []  # of the rows, in their order
+        self._new: list[Job] = []  # whose prompts are being read
         self._tokens: list[int] = []  # that each row goes on with
         self._by_itself: Job | None = None  # that is asked through generate
         self._names: list[str | None] = []  # whose rows the store is set to
@@ -207,7 +208,7 @@ class Engine:
     @property
     def running(self) -> int:
         "Answers that are being written."
-        return len(self._jobs) + (self._by_itself is not None)
+        return len(self._jobs) + len(self._new) + (self._by_itself is not None)
 
     @property
     def waiting(self) -> int:
@@ -423,10 +424,12 @@ class Engine:
                 if rows > self.most_rows or too_much or no_room:
                     break
                 new.append(job)
+            self._new = sorted(new, key=lambda job: str(job.question.adapter))
             for job in new:
                 self._waiting.remove(job)
         if new:
-            self._read(sorted(new, key=lambda job: str(job.question.adapter)))
+            self._read(self._new)
+            self._new = []
 
     def _read(self, new):
         rows = JoinedRows(self.model)
@@ -481,7 +484,8 @@ class Engine:
             job.fail("the model failed")
 
     def _drop_all(self, error):
-        jobs, self._jobs, self._tokens = self._jobs, [], []
+        jobs = list(dict.fromkeys([*self._jobs, *self._new]))
+        self._jobs, self._new, self._tokens = [], [], []
         self._rows = JoinedRows(self.model)
         self._set.close()
         self._names = []

@@ -86,6 +86,8 @@ class JoinedRows:
         other: "JoinedRows",  # on the same model; not used afterwards
     ) -> None:
         "Put the rows of another batch below these."
+        if not len(other):  # all of its answers ended with their first token
+            return
         if not len(self):
             self.mask, self.cache = other.mask, other.cache
             return
