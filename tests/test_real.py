@@ -145,6 +145,7 @@ def test_case_18_nothing_that_makes_a_step_fast_is_left_out(trained):
     assert result.used == [
         "flattened rows",
         "attention by example",
+        "shared beginnings",
         "update in place",
         "frozen head in pieces",
     ]

@@ -201,7 +201,7 @@ def _adapted(model, s):
         )
     if s.path != "plain":
         fuse(model, ADAPTER)  # as the trainer does
-        if s.device == "cpu":
+        if s.device == "cpu" and s.method != "qlora":  # which keeps no matrix in float32
             make_lean(model, gated_blocks(model, ask=False))
     return model
 

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from ..data.chat import IGNORED
 from ..data.examples import Examples
 from ..memory.highest import StepPeak
-from ..memory.process import give_back, most_resident, process_peak, resident
+from tinyforge.memory.process import (
+    give_back,
+    most_resident,
+    pages_pay,
+    process_peak,
+    resident,
+)
 from ..memory.step import StepSettings
 from ..reports import Report, megabytes, say
 from .config import TrainingConfig
@@ -136,7 +142,7 @@ def peak_of(
     if step.device == "cuda":
         return peak.tensors
     give_back()
-    apart = step.gradient_checkpointing
+    apart = pages_pay(peak.weights, step.gradient_checkpointing, step.device)
     to_come = process_peak(peak, resident(), loaded, apart, second, kept)
     return max(to_come, most_resident())
 

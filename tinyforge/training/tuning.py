@@ -31,7 +31,7 @@ from ..errors import AdapterError, ModelError, TinyforgeError, TrainingError
 from ..limits import SMALLER, out_of_memory, ran_out
 from ..models.loading import LoadedBase, quantised_as
 from ..models.parameters import count_parameters
-from ..memory.process import give_back, own_pages
+from ..memory.process import give_back, own_pages, pages_pay
 from ..models.tasks import CAUSAL, CLASSIFICATION, SEQ2SEQ
 from .checkpoints import stop_on_signal
 from .config import rate_by_size
@@ -199,7 +199,8 @@ def carry_out(
     stopping: AbstractContextManager[list[int]] = nullcontext([])
     if alone and not run.only_foreseen:
         stopping = stop_on_signal()
-    is_small = run.config.gradient_checkpointing and model.device.type == "cpu"
+    weights = sum(p.nbytes for p in tuning.loaded.model.parameters())
+    in_pages = pages_pay(weights, run.config.gradient_checkpointing, model.device.type)
     with (
         quiet(),
         batching.context,
@@ -212,7 +213,7 @@ def carry_out(
         ) as fast,
         gradient_checkpointing(tuning.loaded.model, run.config),
         stopping as asked,
-        own_pages(is_small),
+        own_pages(in_pages),
     ):
         told = tuning.adapter, asked, show, tuning.loaded.tokenizer, sharing
         runner = make_trainer(run, model, batching.collate, *told)
