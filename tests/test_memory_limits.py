@@ -133,9 +133,11 @@ def test_every_place_says_it(error, tmp_path):
 def test_beams_are_counted_before_they_are_asked(capsys):
     "10,000 beams are refused where they do not fit, and are said where they do."
     model = AdaptedModel()
+    model.load()
     with patch("tinyforge.generation.answering.free_memory", lambda device: 1 << 29):
+        asked = patch.object(type(model.base), "forward", side_effect=AssertionError("asked"))
         for ask in (model.generate, lambda *a, **o: "".join(model.stream(*a, **o))):
-            with pytest.raises(ConfigError, match="10,000 beams") as error:
+            with asked, pytest.raises(ConfigError, match="10,000 beams") as error:
                 ask("What is red?", num_beams=10_000)
             assert "fewer num_beams" in error.value.do
         assert model.generate("What is red?", num_beams=4, max_new_tokens=2)
