@@ -613,13 +613,6 @@ def test_a_real_base(tmp_path):
         assert piece.whole == trainer.generate(question, max_new_tokens=20), (name, question)
 
 
-STOPS = """() => {
-    const stop = document.querySelector("#stop"), could = !stop.disabled;
-    stop.click();
-    return could;
-}"""
-
-
 @pytest.mark.flag("browser")
 def test_the_page(server, folder):
     "Choose an adapter, ask, and see base and adapter side by side; on a phone too."
@@ -644,14 +637,9 @@ def test_the_page(server, folder):
                 assert beside == (width > 600)
                 assert page.locator("article img").count() == 0
                 assert all(box["x"] + box["width"] <= width for box in boxes)
-                page.fill("#most", "900")
-                page.fill("#temperature", "2")
-                page.fill("#question", "Write on and on")
-                for _ in range(5):  # an answer of drawn tokens may end before it is stopped
-                    page.click("#ask")
-                    page.locator("section pre", has_text=" ").first.wait_for()
-                    if page.evaluate(STOPS):
-                        break
+                page.route("**/completions", lambda route: None)  # no answer comes
+                page.click("#ask")
+                page.click("#stop")
                 page.locator("section .about", has_text="stopped").first.wait_for()
                 assert not page.errors
     idle(server)

@@ -336,6 +336,7 @@ class Engine:
                     while not self._has_work() and not self._closing:
                         self._changed.wait()
                 if self._closing and not self._has_work():
+                    self._answer_as([])
                     return
                 try:
                     self._turn()
