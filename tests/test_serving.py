@@ -407,7 +407,7 @@ def test_the_folder_changes(folder, tmp_path):
         while "new" not in [model.id for model in client.models.list()]:
             assert time.monotonic() - start < 5
             time.sleep(0.02)
-        assert time.monotonic() - start < 2  # a second, and a busy machine
+        assert time.monotonic() - start < 4  # a second, and a busy machine
         stream = started_stream(server, 200, model="new")
         shutil.rmtree(own / "new")
         with pytest.raises(openai.NotFoundError):
