@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .rounding import distance
+from .rounding import distance, other_forwards
 
 # %% ../../nbs/library/compute/norms.ipynb #nm11
 class _Norm(torch.autograd.Function):
@@ -121,10 +121,5 @@ def short_norms(
     "While it lasts, frozen norms of a model take fewer passes over memory."
     found = ((m, _short(m)) for m in model.modules() if _may_be_short(m))
     short = [(norm, compute) for norm, compute in found if compute]
-    for norm, compute in short:
-        norm.forward = _forward_of(norm, compute)
-    try:
+    with other_forwards({norm: _forward_of(norm, compute) for norm, compute in short}):
         yield [norm for norm, _ in short]
-    finally:
-        for norm, _ in short:
-            vars(norm).pop("forward", None)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..compat import onednn_linear
+from .rounding import other_forwards
 
 # %% ../../nbs/library/compute/products.ipynb #pr11
 def _is_of_amd():
@@ -103,10 +104,5 @@ def frozen_products(
 ) -> Iterator[list[nn.Module]]:  # the layers that do
     "While it lasts, frozen plain layers multiply by the faster library."
     layers = [m for m in model.modules() if _is_plain(m)] if onednn_is_faster() else []
-    for layer in layers:
-        layer.forward = _forward_of(layer)
-    try:
+    with other_forwards({layer: _forward_of(layer) for layer in layers}):
         yield layers
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)

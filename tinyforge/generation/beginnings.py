@@ -11,13 +11,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
 from ..compat import cache_name
 from ..compute.attention import attention_fault
 from tinyforge.compute.rounding import (
+    AskedOnce,
     distance,
     in_eval_mode,
     own_rounding,
@@ -87,9 +87,6 @@ def read_beginning(
     return Beginning(tokens, cache)
 
 # %% ../../nbs/library/generation/beginnings.ipynb #b031
-_FAULTS: WeakKeyDictionary = WeakKeyDictionary()  # model -> what was found
-
-
 def _said(model, batch, **options):
     "The logits at the end of each row."
     mask = batch["attention_mask"]
@@ -115,17 +112,14 @@ def _find_fault(model):
     return ""
 
 
+_FAULTS = AskedOnce(_find_fault, "it cannot go on from what it has read")
+
+
 def beginning_fault(
     model,  # a causal language model of transformers
 ) -> str:  # empty if there is none
     "Why a beginning that was read once would not be as good as the whole prompts."
-    if model not in _FAULTS:
-        try:
-            _FAULTS[model] = _find_fault(model)
-        except Exception as e:  # code of any family, with arguments that it may not expect
-            said = (str(e).splitlines() or [type(e).__name__])[0]
-            _FAULTS[model] = f"it cannot go on from what it has read: {said}"
-    return _FAULTS[model]
+    return _FAULTS.fault(model)
 
 # %% ../../nbs/library/generation/beginnings.ipynb #b041
 # options of transformers' generate that leave the cache alone

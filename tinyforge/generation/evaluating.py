@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from ..compute.attention import attention_by_example, attention_fault
 from ..compute.beginnings import sharing_fault
 from ..compute.head import token_losses
+from ..compute.rounding import AskedOnce
 from ..data.batches import on_device, pad, padder
 from ..data.chat import IGNORED, Example
 from ..data.examples import Examples, row_encoder
@@ -320,7 +320,7 @@ def _labelled(example):
     return sum(label != IGNORED for label in example.labels[1:])
 
 
-_FAULTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of models that were asked
+_FAULTS = AskedOnce(sharing_fault, "what its rows begin with cannot be shared")
 
 
 def can_share(
@@ -333,9 +333,7 @@ def can_share(
         return False
     if attention_fault(loaded.model.config, max(len(e.input_ids) for e in examples)):
         return False
-    if model not in _FAULTS:
-        _FAULTS[model] = sharing_fault(model)
-    return not _FAULTS[model]
+    return not _FAULTS.fault(model)
 
 
 def shared_batches(

@@ -27,7 +27,7 @@ from tinyforge.adapters.peft_layers import (
 from ..compat import attention_of, own_tensors, quiet
 from ..compute.attention import attend_by_example, can_attend_by_example
 from ..compute.fused import fuse
-from ..compute.gates import gated_blocks, make_lean
+from ..compute.gates import gated_blocks, lean_forwards
 from ..compute.head import give_hidden_states, token_losses
 from ..data.batches import flatten, on_device, pad
 from ..data.chat import IGNORED, Example
@@ -202,7 +202,8 @@ def _adapted(model, s):
     if s.path != "plain":
         fuse(model, ADAPTER)  # as the trainer does
         if s.device == "cpu" and s.method != "qlora":  # which keeps no matrix in float32
-            make_lean(model, gated_blocks(model, ask=False))
+            for block, forward in lean_forwards(model, gated_blocks(model, ask=False)).items():
+                block.forward = forward
     return model
 
 # %% ../../nbs/library/memory/step.ipynb #p021c

@@ -9,13 +9,13 @@ __all__ = ['JoinedRows', 'joining_limit', 'joining_fault']
 import inspect
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import pad
 
 from ..compat import cache_name
 from tinyforge.compute.rounding import (
+    AskedOnce,
     distance,
     in_eval_mode,
     own_rounding,
@@ -120,7 +120,6 @@ class JoinedRows:
             layer.values = layer.values[index, :, first:]
 
 # %% ../../nbs/library/serving/joining.ipynb #j021
-_FAULTS: WeakKeyDictionary = WeakKeyDictionary()  # model -> what was found
 _CHANGING = ("dynamic", "longrope")  # frequencies that depend on how long the batch is
 
 
@@ -181,15 +180,16 @@ def _find_fault(model):
     return ""
 
 
+def _asked_in_eval_mode(model):
+    with in_eval_mode(model):
+        return _find_fault(model)
+
+
+_FAULTS = AskedOnce(_asked_in_eval_mode, "its rows cannot be joined")
+
+
 def joining_fault(
     model,  # a causal language model of transformers
 ) -> str:  # empty if there is none
     "Why rows that join and leave a batch would not be answered as they are alone."
-    if model not in _FAULTS:
-        try:
-            with in_eval_mode(model):
-                _FAULTS[model] = _find_fault(model)
-        except Exception as e:  # code of any family, with arguments that it may not expect
-            said = (str(e).splitlines() or [type(e).__name__])[0]
-            _FAULTS[model] = f"its rows cannot be joined: {said}"
-    return _FAULTS[model]
+    return _FAULTS.fault(model)
