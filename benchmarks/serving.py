@@ -23,8 +23,8 @@ import json
 import random
 import sys
 import tempfile
-import threading
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -33,56 +33,12 @@ from machine import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from test_serving import QUESTIONS, write_adapters  # noqa: E402
+from served import QUESTIONS, ask_all, write_adapters  # noqa: E402
 from tinyforge import RealTrainer, TrainingConfig, load_base, read_adapter  # noqa: E402
-from tinyforge.generation.prompts import Question, prompt_ids  # noqa: E402
 from tinyforge.models.loading import LoadedBase  # noqa: E402
-from tinyforge.serving.answers import Manner  # noqa: E402
-from tinyforge.serving.engine import Engine, Job  # noqa: E402
+from tinyforge.serving.engine import Engine  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "serving_cpu.json"
-
-
-class Asker:
-    "Sends requests to an engine, and waits for all of them."
-
-    def __init__(self, engine, live):
-        self.engine, self.live = engine, live
-
-    def ask(self, keys, most, endless=False, gaps=None):
-        "The last piece of each, and seconds to each first token."
-        found, first, done = {}, {}, threading.Semaphore(0)
-
-        def teller(number, start):
-            def tell(piece):
-                first.setdefault(number, time.monotonic() - start)
-                if piece.end:
-                    found[number] = piece
-                    done.release()
-
-            return tell
-
-        ready = []
-        for number, (name, question) in enumerate(keys):
-            who = self.live[name]
-            ids = prompt_ids(self.engine.loaded, question, who.voice)
-            ready.append((Question(ids, who.voice, who.key), Manner(most[number])))
-        jobs = []
-        for number, (question, manner) in enumerate(ready):
-            if gaps:
-                time.sleep(gaps[number])
-            job = Job(question, manner, teller(number, time.monotonic()))
-            jobs.append(job)
-            if gaps:
-                self.engine.submit(job)
-        if not gaps:
-            self.engine.submit(*jobs)
-            if endless:
-                for job in jobs:
-                    job.ends = frozenset()
-        for _ in jobs:
-            assert done.acquire(timeout=900), "a request was lost"
-        return [found[n] for n in range(len(keys))], [first[n] for n in range(len(keys))]
 
 
 def cpu(work):
@@ -102,7 +58,7 @@ def compare(folder, keys, most, found):
     return sum(known[name, q, n] == piece.whole for (name, q), n, piece in rows)
 
 
-def batch(asker, names, rounds):
+def batch(ask, names, rounds):
     "CPU seconds of 16 requests, by arm."
     arms = {"mixed": names[:16], "one": names[:1] * 16, "base": [None] * 16}
     seconds = {arm: [] for arm in arms}
@@ -111,7 +67,7 @@ def batch(asker, names, rounds):
         random.Random(number).shuffle(order)
         for arm in order:
             keys = [(name, QUESTIONS[i % 5]) for i, name in enumerate(arms[arm])]
-            took, (found, _) = cpu(lambda: asker.ask(keys, [40] * 16, endless=True))
+            took, (found, _) = cpu(lambda: ask(keys, [40] * 16, endless=True))
             assert all(piece.tokens == 40 for piece in found)
             if number:
                 seconds[arm].append(took)
@@ -140,14 +96,14 @@ def main():
     engine = Engine(LoadedBase.load(), most_waiting=many)
     live = {name: engine.add(read_adapter(folder / name), name) for name in names}
     live[None] = engine.base
-    asker, draw = Asker(engine, live), random.Random(0)
+    ask, draw = partial(ask_all, engine, live), random.Random(0)
     keys = [(draw.choice(names), draw.choice(QUESTIONS)) for _ in range(many)]
     most = [draw.randint(4, 32) for _ in keys]
-    result = {"batch": batch(asker, names, rounds)}
+    result = {"batch": batch(ask, names, rounds)}
     flows = {}
     for arm, asked in (("one", [(names[0], q) for _, q in keys]), ("hundred", keys)):
         steps, rows = engine.counts.steps, engine.counts.rows
-        took, (found, _) = cpu(lambda: asker.ask(asked, most))
+        took, (found, _) = cpu(lambda: ask(asked, most))
         tokens = sum(piece.tokens for piece in found)
         steps, rows = engine.counts.steps - steps, engine.counts.rows - rows
         flows[arm] = {
@@ -159,7 +115,7 @@ def main():
     result["flow"] = flows
     rate = 0.6 * flows["hundred"]["tokens_a_cpu_second"] * many / flows["hundred"]["tokens"]
     gaps = [draw.expovariate(rate) for _ in keys]
-    _, first = asker.ask(keys, most, gaps=gaps)
+    _, first = ask(keys, most, gaps=gaps)
     result["first_token_seconds"] = {
         "requests_a_second": round(rate, 1),
         "median": round(median(first), 3),

@@ -47,20 +47,22 @@ def subject(place):
     return subject_of(place / "adapter", str(place / "base"))
 
 
+def asked_and_merged(place, name):
+    subject = subject_of(place / name, str(place / "base"))
+    subject.merge()
+    return subject
+
+
 @pytest.fixture(scope="module")
 def headed(place):
     "The adapter that changes the head, asked and merged."
-    subject = subject_of(place / "headed", str(place / "base"))
-    subject.merge()
-    return subject
+    return asked_and_merged(place, "headed")
 
 
 @pytest.fixture(scope="module")
 def merged(place):
     "The adapter, asked and merged."
-    subject = subject_of(place / "adapter", str(place / "base"))
-    subject.merge()
-    return subject
+    return asked_and_merged(place, "adapter")
 
 
 def fault_of(ask):

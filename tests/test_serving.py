@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +19,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 import torch
-from safetensors.torch import save_file
+from served import QUESTIONS, Listener, ask_all, write_adapters
 
 from tinyforge import RealTrainer, TrainingConfig, load_base, read_adapter
 from tinyforge.generation.answering import answer
@@ -29,33 +28,6 @@ from tinyforge.models.loading import LoadedBase, load_tokenizer
 from tinyforge.models.tasks import CAUSAL
 from tinyforge.serving.answers import Manner
 from tinyforge.serving.engine import Engine, Job
-
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-QUESTIONS = [
-    "How do I reset my password?",
-    "Hello",
-    "What are symptoms of flu?",
-    "Write a Python function to sort a list",
-    "Where is my order 4711? It should have been here yesterday, and nobody answers.",
-]
-
-
-def write_adapters(root, names, model, base="tinyforge-base", r=4, size=3.0):
-    "Adapters of random numbers, large enough to be heard."
-    layers = [(n, m) for n, m in model.named_modules() if n.split(".")[-1] in LINEAR]
-    for number, name in enumerate(names):
-        draw, tensors = torch.Generator().manual_seed(number), {}
-        for layer, module in layers:
-            out, into = module.weight.shape
-            A, B = torch.randn(r, into, generator=draw), torch.randn(out, r, generator=draw)
-            tensors[f"base_model.model.{layer}.lora_A.weight"] = A / into**0.5
-            tensors[f"base_model.model.{layer}.lora_B.weight"] = size * B / out**0.5
-        folder = Path(root) / name
-        folder.mkdir(parents=True)
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": r, "lora_alpha": 2 * r}
-        config |= {"base_model_name_or_path": base, "target_modules": list(LINEAR)}
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        save_file(tensors, folder / "adapter_model.safetensors")
 
 
 @contextlib.contextmanager
@@ -494,51 +466,17 @@ def test_families(name):
     ids = [prompt_ids(loaded, prompt, engine.base.voice) for prompt in prompts]
     most = [draw.randint(2, 30) for _ in prompts]
     questions = [Question(i, engine.base.voice) for i in ids]
-    found, done = {}, threading.Semaphore(0)
-
-    def teller(number):
-        def tell(piece):
-            if piece.end:
-                found[number] = piece
-                done.release()
-
-        return tell
-
+    listener = Listener()
     for number, question in enumerate(questions):
-        engine.submit(Job(question, Manner(most[number]), teller(number), number % 2 == 0))
+        tell = listener.teller(number)
+        engine.submit(Job(question, Manner(most[number]), tell, number % 2 == 0))
         time.sleep(0.003)
-    for _ in questions:
-        assert done.acquire(timeout=60)
+    found = listener.wait(len(questions), 60)
     engine.close(1)
     with torch.no_grad():
         for number, question in enumerate(questions):
             alone = answer(model, loaded, [question], {"max_new_tokens": most[number]})[0]
             assert found[number].whole == alone, (name, number)
-
-
-def asked(engine, live, keys, most, ends=True):
-    "Answers to (name, question) from an engine, all at once; seconds to each first token."
-    found, first, done = {}, {}, threading.Semaphore(0)
-
-    def teller(number, start):
-        def tell(piece):
-            first.setdefault(number, time.monotonic() - start)
-            if piece.end:
-                found[number] = piece
-                done.release()
-
-        return tell
-
-    jobs = []
-    for number, (name, question) in enumerate(keys):
-        who = live[name]
-        ids = prompt_ids(engine.loaded, question, who.voice)
-        tell = teller(number, time.monotonic())
-        jobs.append(Job(Question(ids, who.voice, who.key), Manner(most[number]), tell))
-    engine.submit(*jobs)
-    for _ in jobs:
-        assert done.acquire(timeout=600)
-    return [found[n] for n in range(len(keys))], [first[n] for n in range(len(keys))]
 
 
 @pytest.mark.flag("slow")
@@ -551,7 +489,7 @@ def test_a_hundred_adapters_and_a_thousand_requests(tmp_path):
     draw = random.Random(0)
     keys = [(draw.choice(names), draw.choice(QUESTIONS)) for _ in range(1000)]
     most = [draw.randint(4, 32) for _ in keys]
-    found, _ = asked(engine, live, keys, most)
+    found, _ = ask_all(engine, live, keys, most)
     engine.close(1)
     assert len({piece.whole for piece in found}) > 300
     trainer = RealTrainer(TrainingConfig())
@@ -601,7 +539,7 @@ def test_a_real_base(tmp_path):
     live = {name: engine.add(read_adapter(tmp_path / name), name) for name in "abc"}
     live[None] = engine.base
     keys = [(name, question) for name in live for question in QUESTIONS]
-    found, _ = asked(engine, live, keys, [20] * len(keys))
+    found, _ = ask_all(engine, live, keys, [20] * len(keys))
     engine.close(1)
     engine.store.close()
     trainer = RealTrainer(TrainingConfig(model_name=base))
