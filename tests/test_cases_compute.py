@@ -1,12 +1,15 @@
 "What makes a step fast is used where the model itself, asked once, agrees that it is right."
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import tinyforge
-from tinyforge.compat import quiet
+from tinyforge.compat import onednn_linear, quiet
 from tinyforge.compute.attention import flattening_fault
 from tinyforge.models.loading import load_tokenizer
 
@@ -93,3 +96,28 @@ def test_case_18_a_leak_of_a_millionth(kind):
     assert "see" in flattening_fault(model)
     assert "see" in flattening_fault(model, by_example=True)
     hook.remove()
+
+
+MANY_LENGTHS = """
+import psutil, torch
+from tinyforge.compat import onednn_linear
+
+torch.set_num_threads(1)
+product = onednn_linear()
+weight = torch.randn(512, 512)
+for rows in range(100, 110):
+    product(torch.randn(rows, 512), weight, None)
+before = psutil.Process().memory_info().rss
+for rows in range(110, 400):
+    product(torch.randn(rows, 512), weight, None)
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(onednn_linear() is None, reason="torch has no oneDNN here")
+def test_batches_of_many_lengths_do_not_fill_the_memory():
+    "oneDNN keeps code for each shape, a megabyte; here it keeps few of them."
+    usual = {k: v for k, v in os.environ.items() if "CACHE_CAPACITY" not in k}
+    command = [sys.executable, "-c", MANY_LENGTHS]
+    said = subprocess.check_output(command, text=True, env=usual)
+    assert int(said) < 150e6

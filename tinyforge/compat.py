@@ -12,6 +12,7 @@ __all__ = ['TRIED', 'PRIVATE_NAMES', 'PrivateName', 'missing_names', 'no_warning
 # %% ../nbs/library/compat.ipynb #i002
 import inspect
 import logging
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -261,11 +262,15 @@ def onednn_linear() -> Callable | None:
     """oneDNN's x Wᵀ + b for tensors that lie as usual; None where torch has none.
 
     Takes x: (rows, in), W: (out, in) and b: (out,) or None; in float32, on a CPU, no gradient.
+    For each shape oneDNN makes code, about a megabyte, and it and torch keep the last 1,024 of
+    them each: most of a gigabyte where batches differ in length. Here they keep 32 each.
     """
     import torch
 
     if not torch.backends.mkldnn.is_available():
         return None
+    for kept in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(kept, "32")  # read once, by the first product of a process
     try:
         linear = torch.ops.mkldnn._linear_pointwise.default
     except (AttributeError, RuntimeError):
