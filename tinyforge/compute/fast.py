@@ -51,11 +51,12 @@ def short_step(
     model,  # of transformers or PEFT
     batch: dict,  # the first example's labelled tokens come first
     labelled: int,  # how many those are
+    dtype: torch.dtype = torch.float32,  # in which the losses of logits are computed
 ) -> Outcome:
     "The losses of the first example of a batch, and their gradient; `.grad` stays as it is."
     trained = [p for p in model.parameters() if p.requires_grad]
     batch = on_device(batch, base_of(model).device)
-    losses = token_losses(model, batch)[:labelled]
+    losses = token_losses(model, batch, dtype)[:labelled]
     found = [None] * len(trained)
     if losses.requires_grad:  # the run itself says so if it does not
         found = torch.autograd.grad(losses.sum(), trained, allow_unused=True)
@@ -106,13 +107,14 @@ class _Judge:
         self.labelled = sum(label >= 0 for label in first.labels[1:])
         self.usual = self.outcome(self.batch)
         ways = [self.outcome(collate(list(examples[:2])))]
+        ways.append(self.outcome(self.batch, torch.float64))
         with rounded_otherwise(model):
             ways.append(self.outcome(self.batch))
         offs = [way.off(self.usual) for way in ways]
         self.own = max(*offs, one_rounding(model))
 
-    def outcome(self, batch):
-        return short_step(self.model, batch, self.labelled)
+    def outcome(self, batch, dtype=torch.float32):
+        return short_step(self.model, batch, self.labelled, dtype)
 
     def fault(self):
         "What is wrong with the way that is in use now; empty if nothing is, or it trusts."

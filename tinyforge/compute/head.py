@@ -137,7 +137,8 @@ def hidden_states(
 def token_losses(
     model,  # of transformers, for any of the three tasks, with or without an adapter
     batch: dict,  # from `flatten`, `flatten_shared`, `pad`, `pad_pairs` or `pad_texts`
-) -> torch.Tensor:  # (labelled,) float32: cross-entropy of each labelled token, in nats
+    dtype: torch.dtype = torch.float32,  # in which the losses of logits are computed
+) -> torch.Tensor:  # (labelled,) of that type: cross-entropy of each labelled token, in nats
     "The loss of each labelled token of a batch."
     ours = ("labels", "loss_at", "read")
     inputs = {name: value for name, value in batch.items() if name not in ours}
@@ -152,5 +153,5 @@ def token_losses(
     if head:
         losses = head_losses(rows, head, labels)
     else:
-        losses = F.cross_entropy(rows.float(), labels, reduction="none")
+        losses = F.cross_entropy(rows.to(dtype), labels, reduction="none")
     return losses[batch["loss_at"]] if "loss_at" in batch else losses
