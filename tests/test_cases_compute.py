@@ -11,9 +11,17 @@ import torch
 import tinyforge
 from tinyforge.compat import onednn_linear, quiet
 from tinyforge.compute.attention import flattening_fault
+from tinyforge.compute.fast import GATES, PRODUCTS
 from tinyforge.models.loading import load_tokenizer
 
-ALL = ["flattened rows", "attention by example", "update in place", "frozen head in pieces"]
+ALL = [
+    "flattened rows",
+    "attention by example",
+    "norms in fewer passes",
+    "gates computed again",
+    "update in place",
+    "frozen head in pieces",
+]
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SMALL, "intermediate_size": 96, "num_key_value_heads": 2, "initializer_range": 0.2}
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -59,7 +67,9 @@ def trained(kind, folder):
 def test_case_18_all_of_it_is_used(kind, tmp_path):
     "A dense model and two mixtures: everything that makes a step fast is used, and said."
     result = trained(kind, tmp_path)
-    assert result.used == ALL and result.batching == "flattened"
+    used = [what for what in result.used if what != PRODUCTS]  # if a machine gains by it
+    usual = [what for what in ALL if what != GATES or kind == "llama"]  # mixtures have others
+    assert used == usual and not result.unused and result.batching == "flattened"
     assert "fast by" in repr(result)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import tinyforge
 from tinyforge.compat import quiet
 from tinyforge.compute.attention import flattening_fault
+from tinyforge.compute.fast import PRODUCTS
 from tinyforge.data.batches import pad
 from tinyforge.data.examples import load_examples
 
@@ -142,15 +143,30 @@ def test_what_a_step_takes_is_estimated_before_it_runs(folder):
 
 def test_case_18_nothing_that_makes_a_step_fast_is_left_out(trained):
     _, result = trained
-    assert result.used == [
+    used = [what for what in result.used if what != PRODUCTS]  # if a machine gains by it
+    assert used == [
         "flattened rows",
         "attention by example",
         "shared beginnings",
+        "norms in fewer passes",
+        "gates computed again",
         "update in place",
         "frozen head in pieces",
     ]
     assert result.unused == {} and result.steps == STEPS
     assert "fast by" in repr(result)
+
+
+def test_case_18_words_that_are_foreseen_have_a_head_in_pieces(folder, tmp_path):
+    "Where the base is nearly certain, the usual losses are rounded more than its layers."
+    repeated = (("what is " + "x " * n, "it is " + "y " * 2 * n) for n in range(5, 13))
+    rows = [json.dumps({"prompt": prompt, "completion": text}) for prompt, text in repeated]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = tinyforge.TrainingConfig(
+        model_name=folder, output_dir=str(tmp_path / "adapter"), num_epochs=1, lora_r=16
+    )
+    result = tinyforge.RealTrainer(config).train(tmp_path / "rows.jsonl", show=False)
+    assert "frozen head in pieces" in result.used, result.unused
 
 
 @pytest.mark.parametrize("block", [0, 29])
