@@ -12,13 +12,14 @@ from tinyforge import __version__
 
 
 def device_name(device):
-    "Of the GPU where device is cuda, of the processor elsewhere."
+    "Of the GPU where device is cuda; of the processor elsewhere, and its widest vectors."
     if device == "cuda":
         return torch.cuda.get_device_name()
     about = Path("/proc/cpuinfo")
     text = about.read_text(encoding="utf-8") if about.exists() else ""
     name = re.search(r"model name\s*: (.*)", text)
-    return name[1] if name else platform.processor() or platform.machine()
+    processor = name[1] if name else platform.processor() or platform.machine()
+    return f"{processor} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def machine(device, *packages):

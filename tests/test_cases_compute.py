@@ -7,11 +7,14 @@ import sys
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import tinyforge
 from tinyforge.compat import onednn_linear, quiet
-from tinyforge.compute.attention import flattening_fault
-from tinyforge.compute.fast import GATES, PRODUCTS
+from tinyforge.compute.attention import choose_batching, flattening_fault
+from tinyforge.compute.fast import GATES, IN_PLACE, PRODUCTS, fast_step, short_step
+from tinyforge.data.batches import pad
+from tinyforge.data.chat import Example
 from tinyforge.models.loading import load_tokenizer
 
 ALL = [
@@ -106,6 +109,54 @@ def test_case_18_a_leak_of_a_millionth(kind):
     assert "see" in flattening_fault(model)
     assert "see" in flattening_fault(model, by_example=True)
     hook.remove()
+
+
+def adapted(kind):
+    "A random model with an adapter whose B is not zero."
+    lora = LoraConfig(target_modules="all-linear", r=4, init_lora_weights=False)
+    with quiet():
+        return get_peft_model(make(kind), lora).train()
+
+
+EXAMPLES = [
+    Example(ids, [-100, *ids[1:]], line)
+    for line, ids in enumerate(([9, 8, 7, 6, 5], [21, 22, 23], [31, 32, 33, 34, 35, 36, 37]))
+]
+
+
+def step_of(model, batch):
+    "Losses and gradients of a batch, of the labelled tokens of all its examples."
+    return short_step(model, batch, sum(len(e.input_ids) - 1 for e in EXAMPLES))
+
+
+def off_by_one(batch):
+    "The batch with a border or positions that are wrong by one."
+    borders, positions = batch.get("cu_seq_lens_q"), batch["position_ids"]
+    for at, by in ((1, 1), (1, -1), (2, -1)) if borders else ():
+        moved = [border + by * (i == at) for i, border in enumerate(borders)]
+        yield {**batch, "cu_seq_lens_q": moved}
+    first = len(EXAMPLES[0].input_ids)
+    later, shifted = positions.clone(), positions.clone()
+    later[0, first] = first  # the second example begins a token later
+    shifted[0, first + 1 :] += 1
+    yield {**batch, "position_ids": later}
+    yield {**batch, "position_ids": shifted}
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3_moe", "gemma2", "mistral"])
+def test_all_that_makes_a_step_fast_gives_the_usual_step(kind):
+    "Together, beside padded rows and the model's own code; borders are kept to the token."
+    model = adapted(kind)
+    usual = step_of(model, pad(EXAMPLES, 0))
+    batching = choose_batching(model, 7, len(EXAMPLES), 0)
+    assert batching.name == "flattened", batching.unused
+    with batching.context, fast_step(model, batching.collate, EXAMPLES, "default") as fast:
+        assert IN_PLACE in fast.used, fast.unused
+        batch = batching.collate(EXAMPLES)
+        assert step_of(model, batch).off(usual) < 1e-5
+        for wrong in off_by_one(batch):
+            assert step_of(model, wrong).off(usual) > 1e-4
+    assert step_of(model, pad(EXAMPLES, 0)).off(usual) < 1e-6  # and nothing is left behind
 
 
 MANY_LENGTHS = """
