@@ -224,7 +224,7 @@ class SavesAdapter:
     def __reduce__(self):  # and so is one that was pickled
         return getattr, (self.model, "save_pretrained")
 
-
+# %% ../../nbs/library/adapters/store.ipynb #s217b
 def set_writer(
     model: nn.Module,
     writer: SavesAdapter | None,  # None where the model is to be written itself

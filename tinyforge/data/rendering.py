@@ -53,7 +53,7 @@ def _time_out():
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (soon, hard))
 
-
+# %% ../../nbs/library/data/rendering.ipynb #r011b
 def _written(asked, most):
     "What a template writes, or why it writes nothing."
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -142,7 +142,7 @@ class Worker:
         self.is_ready = self.is_ready or self.line(b"", 120) == b"ready\n"
         return self.is_ready
 
-
+# %% ../../nbs/library/data/rendering.ipynb #r021b
 class Office:
     "One worker, started when it is needed and replaced when it has ended."
 
@@ -202,7 +202,7 @@ def _as_schemas(tools):
 
     return [tool if isinstance(tool, dict) else get_json_schema(tool) for tool in tools]
 
-
+# %% ../../nbs/library/data/rendering.ipynb #r031b
 class Apart:
     "The `apply_chat_template` of a tokenizer, which writes in a process of its own."
 

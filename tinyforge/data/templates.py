@@ -53,7 +53,7 @@ def _searched(tree):
         if any(operand.op in ("in", "notin") for operand in compare.ops):
             yield compare.expr
 
-
+# %% ../../nbs/library/data/templates.ipynb #t011b
 class _WithoutConstants(NodeTransformer):
     "Nothing is left to compute beforehand: jinja would raise 10 to the power of 10 ** 10."
 
@@ -475,7 +475,7 @@ def _last_of(numbers, places):
         seen.add(id(stretch))
     return numbers[-1]
 
-
+# %% ../../nbs/library/data/templates.ipynb #t027b
 @dataclass
 class Talk:
     "A conversation, and what a template wrote of it."
@@ -659,7 +659,7 @@ def _kind_of_place(talk, i, gap):
         tuple(sorted(talk.options)),
     )
 
-
+# %% ../../nbs/library/data/templates.ipynb #t031b
 class Prompts:
     "Where the prompts of answers end, found out once for each kind of place."
 

@@ -450,7 +450,7 @@ def _check_moved(weight, expected, before, number, reply):
         "one gradient, one step",
     )
 
-
+# %% ../../nbs/learn/exercises.ipynb #x201b
 @_grader
 def check_train_step(
     train_step: Callable,  # (model, batch, optimizer) -> loss before the step, a float
@@ -942,7 +942,7 @@ def _row(rng):
     padding = rng.choice([0, 0, 3])
     return ids + [end] * padding, labels + [IGNORE] * padding, end
 
-
+# %% ../../nbs/learn/exercises.ipynb #x702b
 @_grader
 def check_faults(
     faults: Callable,  # (ids, labels, end) -> a set of names from FAULTS
