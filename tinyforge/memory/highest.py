@@ -80,7 +80,7 @@ def _step_peak(figures) -> StepPeak:
     return StepPeak(**stays, above=round(above[top]), small=round(figures["small", top]))
 
 # %% ../../nbs/library/memory/highest.ipynb #hi021
-_DEPTHS = 2, 3, 5
+_DEPTHS = (1, 2, 3), (2, 3, 5)  # in the order in which they are tried
 _OFF = 2e-3  # by which figures may miss the line, of their size
 
 
@@ -101,37 +101,49 @@ def _are_alike(shape):
     text = shape.get_text_config()
     deep = getattr(text, "num_hidden_layers", 0)
     lists = [v for v in vars(text).values() if isinstance(v, list) and len(v) == deep]
-    return deep > max(_DEPTHS) + 1 and all(len({*map(str, v)}) == 1 for v in lists)
+    return deep > max(_DEPTHS[-1]) + 1 and all(len({*map(str, v)}) == 1 for v in lists)
 
 
 def _count(shape):
     return sum(p.numel() for p in skeleton(shape).parameters())
 
 
-def _line(few, some, more):
-    "The value at the third depth that the first two lead to, and the growth by a layer."
-    growth = (more - some) / (_DEPTHS[2] - _DEPTHS[1])
-    return some - growth * (_DEPTHS[1] - _DEPTHS[0]), growth
+def _at(deep, depths, values, off=0.0):
+    "The value at a depth that lies on the line of three others; None if these are not on one."
+    few, some, more = depths
+    growth = (values[2] - values[1]) / (more - some)
+    first = values[1] - growth * (some - few)
+    if abs(first - values[0]) > off:
+        return None
+    return values[2] + growth * (deep - more)
+
+
+def _along(deep, depths, found):
+    "Figures at a depth from those at three others; None if they do not lead there."
+    if not found[0].keys() == found[1].keys() == found[2].keys():
+        return None
+    figures = {}
+    for name, last in found[2].items():
+        values = [one[name] for one in found]
+        figures[name] = _at(deep, depths, values, _OFF * max(last, 2**20))
+    return None if None in figures.values() else figures
 
 
 def _from_shallow(shape, s):
     "Figures of a step from those of shallow models; None if they do not lead there."
     deep = shape.get_text_config().num_hidden_layers
-    shapes = [_with_layers(shape, n) for n in _DEPTHS]
-    counts = [_count(one) for one in shapes]
-    first, growth = _line(*counts)
-    if first != counts[0] or counts[2] + growth * (deep - _DEPTHS[2]) != _count(shape):
+    counts = [_count(_with_layers(shape, n)) for n in _DEPTHS[-1]]
+    if _at(deep, _DEPTHS[-1], counts) != _count(shape):
         return None
-    found = [_measured(one, s) for one in shapes]
-    if not found[0].keys() == found[1].keys() == found[2].keys():
-        return None
-    figures = {}
-    for name, last in found[2].items():
-        first, growth = _line(*(one[name] for one in found))
-        if abs(first - found[0][name]) > _OFF * max(last, 2**20):
-            return None
-        figures[name] = last + growth * (deep - _DEPTHS[2])
-    return figures
+    measured: dict[int, dict] = {}
+    for depths in _DEPTHS:
+        for n in depths:
+            if n not in measured:
+                measured[n] = _measured(_with_layers(shape, n), s)
+        figures = _along(deep, depths, [measured[n] for n in depths])
+        if figures is not None:
+            return figures
+    return None
 
 
 def highest_step(
