@@ -23,7 +23,9 @@ from tinyforge.data.trees import flatten_shared, tree_of
 from tinyforge.generation import evaluating
 from tinyforge.generation import model as answering
 from tinyforge.models.loading import load_tokenizer
-from tinyforge.training import steps, tuning
+from tinyforge.training import forecast, steps, tuning
+from tinyforge.training.config import TrainingConfig
+from tinyforge.training.trainer import RealTrainer
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SMALL, "intermediate_size": 96, "num_key_value_heads": 2, "initializer_range": 0.2}
@@ -315,3 +317,41 @@ def test_an_evaluation_gives_the_same_losses(adapter, tmp_path):
     assert shared.loss == pytest.approx(usual.loss, 1e-5)
     for mine, theirs in zip(shared.missed, usual.missed, strict=True):
         assert mine.said == theirs.said and mine.loss == pytest.approx(theirs.loss, 1e-4)
+
+
+def test_the_plan_of_a_run_has_the_batches_that_it_trains_on(tmp_path, monkeypatch):
+    "Beginnings are shared, sharers meet, and the time is foreseen for just these batches."
+    draw = random.Random(0)
+    words = "the cat sat on a mat and then went to buy some milk for an old friend".split()
+    heads = [" ".join(draw.choices(words, k=60)) for _ in range(3)]
+    ends = [" ".join(draw.choices(words, k=draw.randint(4, 20))) for _ in range(26)]
+    rows = [{"text": f"{draw.choice(heads)} {end}"} for end in ends]
+    planned, trained = [], []
+    plan, flatten = forecast.planned_work, steps.flatten_shared
+
+    def planning(run, work, *rest):
+        def noted(examples):
+            planned.append([e.line for e in examples])
+            return work(examples)
+
+        return plan(run, noted, *rest)
+
+    def flattening(examples):
+        trained.append([e.line for e in examples])
+        return flatten(examples)
+
+    monkeypatch.setattr(forecast, "planned_work", planning)
+    monkeypatch.setattr(steps, "flatten_shared", flattening)
+    config = TrainingConfig(
+        output_dir=str(tmp_path / "a"),
+        num_epochs=2,
+        batch_size=4,
+        gradient_accumulation_steps=3,
+        max_length=128,
+    )
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    result = RealTrainer(config).train(file, show=False)
+    assert SHARED in result.used
+    assert planned == trained and len(trained) == 14
+    assert [line for batch in trained[:7] for line in batch] != sorted(range(1, 27))

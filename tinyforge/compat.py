@@ -215,7 +215,7 @@ def can_make(
     "Whether one of transformers' auto classes knows a model for a configuration."
     kind, known = type(config), auto_class._model_mapping
     if kind.__module__.startswith("transformers.models."):
-        return known.get(kind, None) is not None  # keys() imports all families, for two seconds
+        return known.get(kind, None) is not None  # keys() imports all families
     return kind in known.keys()
 
 

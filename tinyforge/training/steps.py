@@ -171,6 +171,10 @@ class LabelledTokenTrainer(Trainer):
             progress.stopped = f"after {step} of {last} steps: a callback asked to stop"
 
     def _get_train_sampler(self, dataset=None):
+        return self.order()
+
+    def order(self) -> LongestFirst:
+        "The order of the examples, from the first epoch on."
         c = self.run.config
         step_size = c.batch_size * c.gradient_accumulation_steps * self.processes
         lengths = [len(e.input_ids) for e in self.run.examples]

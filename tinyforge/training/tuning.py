@@ -217,7 +217,7 @@ def carry_out(
     ):
         told = tuning.adapter, asked, show, tuning.loaded.tokenizer, sharing
         runner = make_trainer(run, model, batching.collate, *told)
-        watch = stopwatch_for(run, tuning.loaded.model)
+        watch = stopwatch_for(run, tuning.loaded.model, runner.order(), sharing)
         runner.add_callback(watch)
         give_back()  # what the models were asked with
         runner.carry_out()
