@@ -8,6 +8,7 @@ __all__ = ['LARGE', 'StepPeak', 'highest_step']
 # %% ../../nbs/library/memory/highest.ipynb #hi003
 import copy
 from dataclasses import dataclass
+from functools import cache
 
 from ..errors import ConfigError, ModelError
 from .meter import Meter, account_of_step
@@ -82,6 +83,7 @@ def _step_peak(figures) -> StepPeak:
 # %% ../../nbs/library/memory/highest.ipynb #hi021
 _DEPTHS = (1, 2, 3), (2, 3, 5)  # in the order in which they are tried
 _OFF = 2e-3  # by which figures may miss the line, of their size
+_NOT_MADE = ConfigError, ModelError, AttributeError, TypeError, ValueError
 
 
 def _with_layers(shape, n):
@@ -135,12 +137,12 @@ def _from_shallow(shape, s):
     counts = [_count(_with_layers(shape, n)) for n in _DEPTHS[-1]]
     if _at(deep, _DEPTHS[-1], counts) != _count(shape):
         return None
-    measured: dict[int, dict] = {}
+    measured = cache(lambda n: _measured(_with_layers(shape, n), s))
     for depths in _DEPTHS:
-        for n in depths:
-            if n not in measured:
-                measured[n] = _measured(_with_layers(shape, n), s)
-        figures = _along(deep, depths, [measured[n] for n in depths])
+        try:
+            figures = _along(deep, depths, [measured(n) for n in depths])
+        except _NOT_MADE:
+            continue  # it takes more layers than that
         if figures is not None:
             return figures
     return None
@@ -155,6 +157,6 @@ def highest_step(
     if _are_alike(shape):
         try:
             figures = _from_shallow(shape, s)
-        except (ConfigError, ModelError, AttributeError, TypeError, ValueError):
+        except _NOT_MADE:
             figures = None  # it cannot be made shallow
     return _step_peak(figures or _measured(shape, s))

@@ -238,9 +238,8 @@ def stopwatch_for(
     steps = steps_of(config, run.arguments, len(run.examples))
     settings = model, config.use_lora, config.gradient_checkpointing
     laid_out = LAID_OUT if sharing.training else sys.maxsize
-    planned = planned_work(
-        run, work_of(*settings, sharing.training), steps, order, laid_out
-    )
+    work = work_of(*settings, sharing.training)
+    planned = planned_work(run, work, steps, order, laid_out)
     batches = len(run.examples) / config.batch_size / max(1, run.arguments.world_size)
     an_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
     every = config.eval_steps or an_epoch
@@ -248,8 +247,9 @@ def stopwatch_for(
     def evaluates(step):
         return step % every == 0 or step == steps
 
-    work = work_of(*settings, sharing.held_out)
-    held_out = work(list(run.held_out)) if run.held_out else 0.0
+    work, rows = work_of(*settings, sharing.held_out), list(run.held_out or ())
+    size = run.arguments.per_device_eval_batch_size
+    held_out = sum(work(rows[i : i + size]) for i in range(0, len(rows), size))
     return Stopwatch(planned, held_out, evaluates, tell_time, run.only_foreseen)
 
 
