@@ -222,11 +222,34 @@ def test_bodies_that_are_none(server):
         status, text = raw(server, "/v1/chat/completions", body)
         assert status == 400 and json.loads(text)["error"]["type"] == "invalid_request_error"
     giant = json.dumps({**good, "messages": chat("x" * (2 << 20))}).encode()
-    with contextlib.suppress(urllib.error.URLError):  # it hangs up while the rest is sent
-        assert raw(server, "/v1/chat/completions", giant)[0] == 413
+    assert raw(server, "/v1/chat/completions", giant)[0] == 413
     for more in ({"messages": chat("x " * 4000)}, {"max_tokens": 10**6}, {"n": 99}):
         assert raw(server, "/v1/chat/completions", {**good, **more})[0] == 400
     assert raw(server, "/v1/chat/completions", good)[0] == 200
+
+
+def test_a_refusal_comes_while_the_body_is_still_sent(server):
+    "The reason is there at once, and the connection stays until the body has been sent."
+    host, _, port = server.at.removeprefix("http://").rpartition(":")
+    start = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Length: 20000000\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as sending:
+        sending.sendall(start)
+        said = b""
+        while not said.endswith(b"}}"):
+            said += sending.recv(1 << 16)
+        assert said.startswith(b"HTTP/1.1 413 ")
+        for _ in range(200):
+            sending.sendall(b"x" * 100_000)
+        assert not sending.recv(1)  # ended in good order: no reset
+    with socket.create_connection((host, int(port)), timeout=30) as idle:
+        begun = time.monotonic()
+        idle.sendall(start)
+        while idle.recv(1 << 16):
+            pass
+        assert 1 < time.monotonic() - begun < 20  # nobody keeps a connection for nothing
 
 
 def test_odd_types(server):

@@ -66,11 +66,34 @@ def opens(
     return found
 
 # %% ../../nbs/library/serving/guarding.ipynb #g021
+_LINGER = 5  # seconds in which the rest of a refused body is read
+
+
+class _Incoming:
+    "What a request sends; once its body has ended, nothing is waited for."
+
+    def __init__(
+        self,
+        receive,  # of ASGI
+    ):
+        self.receive, self.more = receive, True
+
+    async def __call__(self):
+        if not self.more:
+            return {"type": "http.disconnect"}
+        message = await self.receive()
+        self.more = message.get("more_body", False)
+        return message
+
+
 async def send_refusal(
     refusal: Refusal,
     send,  # of ASGI
+    receive,  # of ASGI; what it still gives is thrown away
 ) -> None:
-    "Answer with an error, and close the connection: nobody reads the rest of the body."
+    "Answer with an error, wait for the end of what is sent, and close the connection."
+    import anyio
+
     body = json.dumps(refusal.body()).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -83,7 +106,11 @@ async def send_refusal(
         headers.append((b"retry-after", b"1"))
     start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
     await send(start)
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with anyio.move_on_after(_LINGER):
+        while (await receive()).get("more_body"):
+            pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 class Guard:
@@ -106,11 +133,12 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1003})
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        incoming = _Incoming(receive)
         try:
             self._check(scope, headers)
-            body = await self._body(scope, headers, receive)
+            body = await self._body(headers, incoming)
         except Refusal as e:
-            return await send_refusal(e, send)
+            return await send_refusal(e, send, incoming)
         if body is None:
             return None  # the client went away
         await self.app(scope, self._again(body, receive), send)
@@ -127,7 +155,7 @@ class Guard:
         if not opens(given.strip() if kind.lower() == "bearer" else "", self.keys):
             raise Refusal("no key, or a wrong one", 401, code="invalid_api_key")
 
-    async def _body(self, scope, headers, receive):
+    async def _body(self, headers, receive):
         "The whole body; None if the client went away."
         import anyio
 
