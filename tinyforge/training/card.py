@@ -29,10 +29,10 @@ from .fitting import second_share
 
 # %% ../../nbs/library/training/card.ipynb #cr011
 # percent of what was taken, on average and at most: benchmarks/results/run_card_cpu.json
-MEMORY_OFF = 2.85, 10.28
-TIME_OFF = 3.54, 13.65
-DISK_OFF = 1.06, 6.33
-MEASURED_ON = 33  # configurations
+MEMORY_OFF = 2.69, 11.08
+TIME_OFF = 2.18, 8.76
+DISK_OFF = 1.61, 6.33
+MEASURED_ON = 55  # configurations
 
 
 def duration(
