@@ -176,10 +176,22 @@ def test_case_13_asked_without_its_system_text(trained):
     trainer, _, result = trained
     fresh = AdaptedModel(lora_path=result.output_dir)
     _, said = heard(fresh.generate, "How does slate form?", **SHORT)
-    assert SYSTEM in said and "pass it as system" in said
+    assert SYSTEM in said and "give it as the system text" in said
     assert SYSTEM not in heard(fresh.generate, "How does slate form?", **SHORT)[1]
     fresh = AdaptedModel(lora_path=result.output_dir)
     assert SYSTEM not in heard(fresh.generate, "Hi", system=SYSTEM, **SHORT)[1]
+
+
+def test_case_13_evaluated_without_its_system_text(trained):
+    "Rows without the system text of the training are scored, and it is said."
+    trainer, file, result = trained
+    fresh = AdaptedModel(lora_path=result.output_dir)
+    rows = [{"question": "How does slate form?", "answer": "Slowly."}]
+    assert SYSTEM in heard(fresh.evaluate, rows, **SHORT)[1]
+    assert SYSTEM not in heard(fresh.evaluate, rows, **SHORT)[1]  # once is enough
+    for data, options in ((rows, {"system": SYSTEM}), (file, {})):
+        fresh = AdaptedModel(lora_path=result.output_dir)
+        assert SYSTEM not in heard(fresh.evaluate, data, **SHORT, **options)[1]
 
 
 def test_case_13_what_cannot_be_asked(trained, tmp_path):
@@ -504,3 +516,27 @@ def test_case_13_asked_without_its_template_options(tmp_path):
     assert "was trained with chat" not in heard(again.generate, "Is it?", **SHORT)[1]
     given = AdaptedModel(base, folder)
     assert "with chat" not in heard(given.generate, "Is it?", chat=options, **SHORT)[1]
+
+
+def test_options_stand_between_folder_and_question(trained):
+    "The order of options and of what is asked is free."
+    folder = trained[2].output_dir
+    asked = ["How does slate form?", "Hi"]
+    usual = command("generate", "--max-new-tokens", 4, folder, *asked)
+    assert usual[0] == 0 and usual[1].count("\n") == 2
+    assert command("generate", folder, "--max-new-tokens", 4, *asked)[:2] == usual[:2]
+    assert command("generate", folder, *asked, "--max-new-tokens", 4)[:2] == usual[:2]
+    apart = command("generate", folder, asked[0], "--max-new-tokens", 4, asked[1])
+    assert apart[:2] == usual[:2]
+
+
+@pytest.mark.parametrize("args", [["train"], ["evaluate", "some-adapter"]])
+def test_a_missing_file_is_said_before_anything_is_loaded(args):
+    "No library of models is imported to find that a file of rows is not there."
+    start = (
+        "import sys; from tinyforge.cli import main; status = main();"
+        " sys.exit(status + 10 * ('transformers' in sys.modules))"
+    )
+    options = {"capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", start, *args, "none.jsonl"], **options)
+    assert done.returncode == 1 and "none.jsonl: there is no such file" in done.stderr

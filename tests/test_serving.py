@@ -22,12 +22,15 @@ import torch
 from served import QUESTIONS, Listener, ask_all, write_adapters
 
 from tinyforge import RealTrainer, TrainingConfig, load_base, read_adapter
+from tinyforge.errors import AdapterError, ConfigError
 from tinyforge.generation.answering import answer
 from tinyforge.generation.prompts import Question, prompt_ids
 from tinyforge.models.loading import LoadedBase, load_tokenizer
 from tinyforge.models.tasks import CAUSAL
 from tinyforge.serving.answers import Manner
 from tinyforge.serving.engine import Engine, Job
+from tinyforge.serving.server import ServerSettings, serve
+from tinyforge.serving.watching import base_of_folder
 
 
 @contextlib.contextmanager
@@ -604,3 +607,25 @@ def test_the_page(server, folder):
                 page.locator("section .about", has_text="stopped").first.wait_for()
                 assert not page.errors
     idle(server)
+
+
+def test_damaged_adapters_are_named(tmp_path):
+    "A folder of which nothing can be read is refused for what is wrong with the first."
+    model = load_base("tinyforge-base").model
+    write_adapters(tmp_path, ["cut", "short"], model)
+    for name in ("cut", "short"):
+        weights = tmp_path / name / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="none of its 2 adapters can be read") as e:
+        base_of_folder(tmp_path)
+    assert "cut" in e.value.where and e.value.do
+    write_adapters(tmp_path, ["whole"], model)
+    assert base_of_folder(tmp_path) == "tinyforge-base"
+
+
+def test_a_missing_folder_is_said_before_a_busy_port():
+    "What is wrong with the folder comes before what is wrong with the address."
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        settings = ServerSettings("nowhere", port=busy.getsockname()[1])
+        with pytest.raises(AdapterError, match="there is no such folder"):
+            serve(settings)

@@ -43,6 +43,12 @@ class CommandParser(argparse.ArgumentParser):
 
     offered: set[str] = set()  # by the names that Python gives them; of the last command
 
+    def parse_args(self, args=None, namespace=None):
+        "Options may stand before, between and behind what has no name."
+        if self._subparsers is not None:
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
+
     def print_help(self, file=None):
         print(self.format_help(), end="", file=file)  # argparse would hide that it failed
 
@@ -361,6 +367,7 @@ def made_settings(
 def train_command(args: Sequence[str]) -> None:
     "tinyforge train"
     import tyro
+    from tinyforge.data.files import data_files
     from tinyforge.training.processes import said_once
     from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
@@ -390,6 +397,7 @@ def train_command(args: Sequence[str]) -> None:
         resume = training.pop("resume", None)
         settings = made_settings(preset, file, training, config)
         files = files_of([data, *others])
+        data_files(files)  # before anything large is loaded
         trainer = tinyforge.RealTrainer(settings)
         if dry_run:
             with said_once():
@@ -840,6 +848,9 @@ def evaluate_command(args: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="write the report as JSON")
     parser.add_argument("--silent", action="store_true", help="do not show how it goes")
     given = parser.parse_args(args)
+    from tinyforge.data.files import data_files
+
+    data_files(given.data)  # before anything large is loaded
     manner = manner_of(given, _MANNER)
     options = {"columns": columns_of(given), "on_bad_line": given.on_bad_line}
     options["show"] = not given.silent
@@ -1134,6 +1145,8 @@ def export_command(args: Sequence[str]) -> None:
     "tinyforge export"
     given = vars(export_parser().parse_args(args))
     given["prompts"] = lines_of(given["prompts"], "--prompts")
+    if sys.stderr.isatty():
+        print("writing it, and asking both: this takes minutes ...", file=sys.stderr)
     print(tinyforge.export_adapter(given.pop("adapter"), **given))
 
 # %% ../nbs/library/cli.ipynb #k122

@@ -222,9 +222,9 @@ def serve(
             'install the extra: pip install -e ".[serve]" in a checkout',
         ) from None
     keys = settings.check()
+    adapter_folders(settings.folder)
     listening = bound(settings.host, settings.port)
     try:
-        adapter_folders(settings.folder)
         name = settings.model_name or base_of_folder(settings.folder)
         check_base(name, settings.trust_remote_code)
         with quiet():

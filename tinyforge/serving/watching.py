@@ -28,16 +28,24 @@ def base_of_folder(
 ) -> str:  # the name of their base
     "The base that the adapters of a folder name; ConfigError if it is not one."
     bases: Counter[str] = Counter()
+    unread = []
     for path in adapter_folders(folder).values():
         try:
             with any_fault(path):
                 base = read_adapter(path).base
-        except TinyforgeError:
+        except TinyforgeError as e:
+            unread.append(e)
             continue  # it will be refused by name
         bases[base or ""] += 1
     named = [base for base in bases if base]
     if len(named) == 1:
         return named[0]
+    if unread and not bases:
+        raise ConfigError(
+            f"none of its {len(unread)} adapters can be read; the first: {unread[0].what}",
+            unread[0].where,
+            unread[0].do,
+        )
     if not named:
         what = "holds no adapter that says which base it belongs to"
     else:

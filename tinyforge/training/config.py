@@ -223,7 +223,7 @@ class TrainingConfig(LoraSettings):
         one_of("error", "skip"),
     )
     columns: dict | None = setting(
-        None, "their names of columns -> ours: {'ask': 'question'}", mapping.or_none()
+        None, "what columns of other names are, such as q: question", mapping.or_none()
     )
     eval_data: str | None = setting(
         None, "a file of rows whose loss is measured after each epoch", path.or_none()

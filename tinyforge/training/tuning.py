@@ -9,6 +9,7 @@ __all__ = ['Tuning', 'unfreeze', 'begin_tuning', 'base_alone', 'choose_batches',
 
 # %% ../../nbs/library/training/tuning.ipynb #i004
 import os
+import sys
 import traceback
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -194,6 +195,8 @@ def carry_out(
     run, model = tuning.run, tuning.model
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     alone = run.arguments.world_size == 1
+    if show and sys.stderr.isatty():
+        print("asking the model which ways to compute a step are exact ...", file=sys.stderr)
     batching = choose_batches(tuning)
     sharing = share_beginnings(tuning, batching)
     stopping: AbstractContextManager[list[int]] = nullcontext([])
@@ -244,8 +247,8 @@ def check_not_asked(
     if asked and progress.step < steps and not progress.stopped:
         assert run.checkpoints is not None  # a trainer's run is kept somewhere
         print(
-            f"stopped after step {progress.step} of {steps}; train(..., resume=True) goes on"
-            f" from {run.checkpoints.folder.name}"
+            f"stopped after step {progress.step} of {steps}; resumed, the training goes"
+            f" on from {run.checkpoints.folder.name}"
         )
         raise KeyboardInterrupt
 
