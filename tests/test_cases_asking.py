@@ -530,6 +530,16 @@ def test_options_stand_between_folder_and_question(trained):
     assert apart[:2] == usual[:2]
 
 
+def test_options_stand_between_files(tmp_path):
+    "The same for commands that have commands of their own."
+    for name in ("a", "b"):
+        (tmp_path / name).write_text('{"question": "Is it?", "answer": "It is."}')
+    files = [tmp_path / "a", tmp_path / "b"]
+    usual = command("data", "check", *files, "--json")
+    assert usual[0] == 0 and json.loads(usual[1])["total"] == 2
+    assert command("data", "check", files[0], "--json", files[1])[:2] == usual[:2]
+
+
 @pytest.mark.parametrize("args", [["train"], ["evaluate", "some-adapter"]])
 def test_a_missing_file_is_said_before_anything_is_loaded(args):
     "No library of models is imported to find that a file of rows is not there."

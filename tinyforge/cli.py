@@ -42,12 +42,17 @@ class CommandParser(argparse.ArgumentParser):
     "A parser that notes which options there are, so that errors can speak of them."
 
     offered: set[str] = set()  # by the names that Python gives them; of the last command
+    is_mixing = False
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_known_args(self, args=None, namespace=None):
         "Options may stand before, between and behind what has no name."
-        if self._subparsers is not None:
-            return super().parse_args(args, namespace)
-        return self.parse_intermixed_args(args, namespace)
+        if self.is_mixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self.is_mixing = True  # argparse's own way comes back here, twice
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.is_mixing = False
 
     def print_help(self, file=None):
         print(self.format_help(), end="", file=file)  # argparse would hide that it failed
