@@ -272,6 +272,6 @@ def test_asked_to_end(data, undisturbed, tmp_path):
     process.terminate()
     process.join()
     assert process.exitcode == 1
-    assert "train(..., resume=True) goes on" in what_it_said(out)
+    assert "resumed, the training goes on" in what_it_said(out)
     whole(out, data)
     assert_same(out, undisturbed)
