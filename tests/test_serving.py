@@ -616,9 +616,9 @@ def test_damaged_adapters_are_named(tmp_path):
     for name in ("cut", "short"):
         weights = tmp_path / name / "adapter_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match="none of its 2 adapters can be read") as e:
+    with pytest.raises(ConfigError, match="no adapter in it can be read; .*cut: ") as e:
         base_of_folder(tmp_path)
-    assert "cut" in e.value.where and e.value.do
+    assert e.value.where == str(tmp_path) and e.value.do
     write_adapters(tmp_path, ["whole"], model)
     assert base_of_folder(tmp_path) == "tinyforge-base"
 

@@ -41,11 +41,9 @@ def base_of_folder(
     if len(named) == 1:
         return named[0]
     if unread and not bases:
-        raise ConfigError(
-            f"none of its {len(unread)} adapters can be read; the first: {unread[0].what}",
-            unread[0].where,
-            unread[0].do,
-        )
+        first = unread[0]
+        what = f"no adapter in it can be read; {first.where}: {first.what}"
+        raise ConfigError(what, str(folder), first.do)
     if not named:
         what = "holds no adapter that says which base it belongs to"
     else:
